@@ -1,0 +1,320 @@
+"""The values that cross the public API: records, messages, gaps, reports and statistics.
+
+Everything a report or statistic holds is plain data, so that `--json` can print exactly its fields.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Where = int | datetime.datetime
+Start = str | int | datetime.datetime
+
+
+class Serializer(Protocol[T]):
+    """Turns values into payloads and back. Raise ValueError for what cannot be encoded or decoded."""
+
+    def dumps(self, value: T, /) -> bytes: ...
+
+    def loads(self, payload: bytes, /) -> T: ...
+
+
+class Record(Generic[T]):
+    """One value to append, with what may accompany it.
+
+    Args:
+        value: the payload (bytes, or what the log's serializer takes).
+        key: bytes that name what the record is about; stored, never interpreted.
+        headers: name -> bytes, at most 65,535 of them.
+        delay: seconds before consumers get it.
+        ttl: seconds after which consumers no longer get it.
+    """
+
+    __slots__ = ("delay", "headers", "key", "ttl", "value")
+
+    def __init__(
+        self,
+        value: T,
+        key: bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        delay: float | None = None,
+        ttl: float | None = None,
+    ) -> None:
+        self.value = value
+        self.key = key
+        self.headers = headers
+        self.delay = delay
+        self.ttl = ttl
+
+    def __repr__(self) -> str:
+        return f"Record(key={self.key!r}, delay={self.delay!r}, ttl={self.ttl!r})"
+
+
+class Origin(Generic[T]):
+    """What all messages of one opening share: the log's id and its serializer."""
+
+    __slots__ = ("log_id", "serializer")
+
+    def __init__(self, log_id: str, serializer: Serializer[T] | None) -> None:
+        self.log_id = log_id
+        self.serializer = serializer
+
+
+class Extras:
+    """The optional part of a stored record (FORMAT.md §6.3); times are Unix nanoseconds, 0 for none."""
+
+    __slots__ = ("due_ns", "expiry_ns", "headers", "key")
+
+    def __init__(
+        self,
+        key: bytes | None = None,
+        headers: dict[str, bytes] | None = None,
+        due_ns: int = 0,
+        expiry_ns: int = 0,
+    ) -> None:
+        self.key = key
+        self.headers = headers
+        self.due_ns = due_ns
+        self.expiry_ns = expiry_ns
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Extras):
+            return NotImplemented
+        return (self.key, self.headers or {}, self.due_ns, self.expiry_ns) == (
+            other.key,
+            other.headers or {},
+            other.due_ns,
+            other.expiry_ns,
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, compared by value
+
+
+class Message(Generic[T]):
+    """One record as a reader or consumer sees it.
+
+    `timestamp` is the append time in Unix seconds, for people: order never depends on it. `attempts` is 1 at
+    the first delivery, and 0 when the message was read rather than received.
+    """
+
+    __slots__ = ("_extras", "_origin", "_time_ns", "attempts", "offset", "payload")
+
+    def __init__(
+        self,
+        offset: int,
+        payload: bytes,
+        time_ns: int,
+        origin: Origin[T],
+        extras: Extras | None = None,
+        attempts: int = 0,
+    ) -> None:
+        self.offset = offset
+        self.payload = payload
+        self._time_ns = time_ns
+        self._origin = origin
+        self._extras = extras
+        self.attempts = attempts
+
+    @property
+    def id(self) -> str:
+        """Stable for ever and unique everywhere: "<log id>:<offset>"."""
+        return f"{self._origin.log_id}:{self.offset}"
+
+    @property
+    def value(self) -> T:
+        """The payload as the serializer reads it (bytes without one). Raises ValueError if it cannot."""
+        serializer = self._origin.serializer
+        return self.payload if serializer is None else serializer.loads(self.payload)  # type: ignore[return-value]
+
+    @property
+    def key(self) -> bytes | None:
+        return None if self._extras is None else self._extras.key
+
+    @property
+    def headers(self) -> dict[str, bytes]:
+        return {} if self._extras is None or self._extras.headers is None else self._extras.headers
+
+    @property
+    def timestamp(self) -> float:
+        return self._time_ns / 1e9
+
+    def __repr__(self) -> str:
+        return f"<Message {self.offset}, {len(self.payload)} bytes>"  # never the payload: it may be a secret
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (
+            self.offset,
+            self.payload,
+            self._time_ns,
+            self._origin.log_id,
+            self._origin.serializer,
+            self.key,
+            self.headers,
+            self.attempts,
+        )
+
+
+def _restore(
+    offset: int,
+    payload: bytes,
+    time_ns: int,
+    log_id: str,
+    serializer: Serializer[Any] | None,
+    key: bytes | None,
+    headers: dict[str, bytes],
+    attempts: int,
+) -> Message[Any]:
+    extras = Extras(key, headers) if key is not None or headers else None
+    return Message(offset, payload, time_ns, Origin(log_id, serializer), extras, attempts)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Offsets, both ends included, that will not be delivered.
+
+    `reason`: damaged, missing, dropped, purged, expired, skipped, or suspect.
+    """
+
+    first_offset: int
+    last_offset: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One entry of the dead-letter queue.
+
+    `reason`: damaged, undecodable, rejected, exhausted, refused. For damage, `payload` holds the damaged
+    bytes as they were read, `consumer` is "" and `offset` .. `last_offset` are the records they held.
+    """
+
+    id: int
+    reason: str
+    detail: str
+    consumer: str
+    payload: bytes
+    key: bytes | None
+    headers: dict[str, bytes]
+    offset: int
+    last_offset: int
+    attempts: int
+    timestamp: float
+
+
+@dataclass(frozen=True)
+class OffsetRange:
+    """Offsets, both ends included."""
+
+    first_offset: int
+    last_offset: int
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Bytes that were durable once and do not read back as written.
+
+    `first_offset` and `last_offset` are None where no record is lost (a spare copy was hit).
+    """
+
+    segment: str
+    position: int
+    length: int
+    first_offset: int | None
+    last_offset: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class OpenReport:
+    """What open() found and did. `clean`: closed properly, or created by this opening."""
+
+    created: bool = False
+    clean: bool = True
+    recovered_records: int = 0
+    torn_tail_bytes: int = 0
+    damage: tuple[Damage, ...] = ()
+    suspect: tuple[OffsetRange, ...] = ()
+    missing: tuple[OffsetRange, ...] = ()
+    skipped: tuple[OffsetRange, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CursorReport:
+    """A consumer's position as verify finds it; `ok` is False if its file does not read back."""
+
+    watermark: int
+    lag_records: int
+    ok: bool
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a log directory holds, and what it lost (DESIGN words: damaged, suspect, missing, skipped)."""
+
+    ok: bool
+    acknowledged_loss: bool
+    segments: int
+    records: int
+    first_offset: int
+    next_offset: int
+    bytes: int
+    torn_tail_bytes: int
+    damage: tuple[Damage, ...]
+    suspect: tuple[OffsetRange, ...]
+    missing: tuple[OffsetRange, ...]
+    skipped: tuple[OffsetRange, ...]
+    repaired: tuple[OffsetRange, ...]
+    cursors: dict[str, CursorReport]
+    dead_letters: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ConsumerStats:
+    """Where a consumer stands. Ages in seconds, by the records' advisory append times."""
+
+    watermark: int
+    lag_records: int
+    lag_bytes: int
+    oldest_age_seconds: float | None
+    in_flight: int
+
+
+@dataclass(frozen=True)
+class LogStats:
+    """The log as it stands. `pinned_by`: the consumers whose watermark keeps the oldest segment."""
+
+    first_offset: int
+    next_offset: int
+    durable_offset: int
+    records: int
+    bytes: int
+    segments: int
+    consumers: dict[str, ConsumerStats]
+    dead_letters: int
+    pinned_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PinnedSegment:
+    """A segment that compaction left, and why: consumer names, or "active", "retention", "no consumers"."""
+
+    segment: str
+    pinned_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CompactReport:
+    """What compaction gave back."""
+
+    removed_segments: int = 0
+    removed_bytes: int = 0
+    first_offset: int = 0
+    remaining: tuple[PinnedSegment, ...] = field(default=())
