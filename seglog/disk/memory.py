@@ -18,7 +18,7 @@ def _error(code: int, path: str) -> OSError:
     return OSError(code, os.strerror(code), path)  # the constructor picks FileNotFoundError and its like
 
 
-class _Node:
+class Node:
     """One file: its bytes, and which opening holds its lock. It outlives its name."""
 
     __slots__ = ("data", "holder")
@@ -28,69 +28,71 @@ class _Node:
         self.holder: MemoryFile | None = None
 
 
-class _Tree(dict[str, "_Node | _Tree"]):
+class Tree:
     """One directory: name to file or directory."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Node | Tree] = {}
 
 
 class MemoryFile:
     """One opening of a file in memory."""
 
-    def __init__(self, disk: MemoryDisk, node: _Node, name: str, path: str, writable: bool) -> None:
+    def __init__(self, disk: MemoryDisk, node: Node, name: str, path: str, writable: bool) -> None:
         self._disk = disk
-        self._node: _Node | None = node
+        self._node: Node | None = node
         self.name = name
-        self._path = path
+        self.path = path
         self._writable = writable
 
-    def _open_node(self, *, write: bool = False) -> _Node:
+    def opened(self, *, write: bool = False) -> Node:
         node = self._node
         if node is None or (write and not self._writable):
-            raise _error(errno.EBADF, self._path)
+            raise _error(errno.EBADF, self.path)
         return node
 
     def read(self, position: int, length: int) -> bytes:
         with self._disk.guard:
-            return bytes(memoryview(self._open_node().data)[position : position + length])
+            return bytes(memoryview(self.opened().data)[position : position + length])
 
     def write(self, position: int, data: bytes | memoryview) -> None:
         with self._disk.guard:
-            node = self._open_node(write=True)
+            node = self.opened(write=True)
             if data:
-                self._extend(node, position)
-                self._disk.take(max(0, position + len(data) - len(node.data)), self._path)
+                self._extend(node, position + len(data))
                 node.data[position : position + len(data)] = data
 
-    def _extend(self, node: _Node, size: int) -> None:
+    def _extend(self, node: Node, size: int) -> None:
         growth = size - len(node.data)
         if growth > 0:
-            self._disk.take(growth, self._path)
+            if growth > self._disk.room():
+                raise _error(errno.ENOSPC, self.path)
             node.data += bytes(growth)
 
     def size(self) -> int:
-        return len(self._open_node().data)
+        return len(self.opened().data)
 
     def truncate(self, size: int) -> None:
         with self._disk.guard:
-            node = self._open_node(write=True)
-            if size < len(node.data):
-                self._disk.give_back(len(node.data) - size)
-                del node.data[size:]
-            else:
-                self._extend(node, size)
+            node = self.opened(write=True)
+            self._extend(node, size)
+            del node.data[size:]
 
     def allocate(self, position: int, length: int) -> None:
         with self._disk.guard:
-            self._extend(self._open_node(write=True), position + length)
+            self._extend(self.opened(write=True), position + length)
 
     def sync(self) -> None:
-        self._open_node()
+        self.opened()
 
     def datasync(self) -> None:
-        self._open_node()
+        self.opened()
 
     def lock(self, *, wait: float = 0.0) -> bool:
         with self._disk.guard:
-            node = self._open_node()
+            node = self.opened()
             free = self._disk.guard.wait_for(lambda: node.holder in (None, self), timeout=max(0.0, wait))
             if free:
                 node.holder = self
@@ -98,9 +100,9 @@ class MemoryFile:
 
     def unlock(self) -> None:
         with self._disk.guard:
-            self._drop_lock(self._open_node())
+            self._drop_lock(self.opened())
 
-    def _drop_lock(self, node: _Node) -> None:
+    def _drop_lock(self, node: Node) -> None:
         if node.holder is self:
             node.holder = None
             self._disk.guard.notify_all()
@@ -115,12 +117,13 @@ class MemoryFile:
 class MemoryDirectory:
     """One opening of a directory in memory."""
 
-    def __init__(self, disk: MemoryDisk, tree: _Tree, path: str) -> None:
+    def __init__(self, disk: MemoryDisk, tree: Tree, path: str) -> None:
         self._disk = disk
-        self._tree: _Tree | None = tree
+        self._tree: Tree | None = tree
         self.path = path
 
-    def _open_tree(self) -> _Tree:
+    @property
+    def tree(self) -> Tree:
         if self._tree is None:
             raise _error(errno.EBADF, self.path)
         return self._tree
@@ -133,66 +136,59 @@ class MemoryDirectory:
 
     def list(self) -> list[str]:
         with self._disk.guard:
-            return sorted(self._open_tree())
+            return sorted(self.tree.entries)
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> MemoryFile:
         with self._disk.guard:
-            tree, path = self._open_tree(), self._child(name)
-            node = tree.get(name)
+            entries, path = self.tree.entries, self._child(name)
+            node = entries.get(name)
             if create:
                 if node is not None:
                     raise _error(errno.EEXIST, path)
-                node = tree[name] = _Node()
+                node = entries[name] = Node()
             if node is None:
                 raise _error(errno.ENOENT, path)
-            if not isinstance(node, _Node):
+            if not isinstance(node, Node):
                 raise _error(errno.EINVAL, path)
             return MemoryFile(self._disk, node, name, path, write or create)
 
     def directory(self, name: str, *, create: bool = False) -> MemoryDirectory:
         with self._disk.guard:
-            tree, path = self._open_tree(), self._child(name)
-            node = tree.get(name)
+            entries, path = self.tree.entries, self._child(name)
+            node = entries.get(name)
             if node is None and create:
-                node = tree[name] = _Tree()
+                node = entries[name] = Tree()
             if node is None:
                 raise _error(errno.ENOENT, path)
-            if not isinstance(node, _Tree):
+            if not isinstance(node, Tree):
                 raise _error(errno.EINVAL, path)
             return MemoryDirectory(self._disk, node, path)
 
     def rename(self, old: str, new: str) -> None:
         with self._disk.guard:
-            tree, path = self._open_tree(), self._child(old)
+            entries, path = self.tree.entries, self._child(old)
             self._child(new)
-            if old not in tree:
+            if old not in entries:
                 raise _error(errno.ENOENT, path)
-            if isinstance(tree.get(new), _Tree):
+            if isinstance(entries.get(new), Tree):
                 raise _error(errno.EISDIR, path)
-            if old != new:
-                self._forget(tree.get(new))
-                tree[new] = tree.pop(old)
+            entries[new] = entries.pop(old)
 
     def unlink(self, name: str) -> None:
         with self._disk.guard:
-            tree, path = self._open_tree(), self._child(name)
-            node = tree.get(name)
+            entries, path = self.tree.entries, self._child(name)
+            node = entries.get(name)
             if node is None:
                 raise _error(errno.ENOENT, path)
-            if isinstance(node, _Tree):
+            if isinstance(node, Tree):
                 raise _error(errno.EISDIR, path)
-            self._forget(tree.pop(name))
-
-    def _forget(self, node: _Node | _Tree | None) -> None:
-        # Space comes back with the name, not with the last close: simpler, and only `capacity` can tell.
-        if isinstance(node, _Node):
-            self._disk.give_back(len(node.data))
+            del entries[name]
 
     def sync(self) -> None:
-        self._open_tree()
+        _ = self.tree  # raises if it was closed
 
     def sync_parents(self) -> None:
-        self._open_tree()
+        _ = self.tree  # raises if it was closed
 
     def warnings(self) -> builtins.list[str]:
         return []
@@ -211,31 +207,21 @@ class MemoryDisk:
     def __init__(self, *, capacity: int | None = None) -> None:
         self.capacity = capacity
         self.guard = threading.Condition(threading.RLock())
-        self._used = 0
-        self._root = _Tree()
+        self.root = Tree()
         self._boot_id = bytes(15) + b"\x01"
-
-    def take(self, count: int, path: str) -> None:
-        """Account for `count` more bytes; OSError(ENOSPC) if they do not fit."""
-        if self.capacity is not None and count > 0 and self._used + count > self.capacity:
-            raise _error(errno.ENOSPC, path)
-        self._used += count
-
-    def give_back(self, count: int) -> None:
-        self._used -= count
 
     def open(self, path: str, *, create: bool, file_mode: int = 0o600, directory_mode: int = 0o700) -> MemoryDirectory:
         with self.guard:
-            tree = self._root
+            tree = self.root
             for name in path.split("/"):
                 if name in ("", "."):
                     continue
-                node = tree.get(name)
+                node = tree.entries.get(name)
                 if node is None and create:
-                    node = tree[name] = _Tree()
+                    node = tree.entries[name] = Tree()
                 if node is None:
                     raise _error(errno.ENOENT, path)
-                if not isinstance(node, _Tree):
+                if not isinstance(node, Tree):
                     raise _error(errno.ENOTDIR, path)
                 tree = node
             return MemoryDirectory(self, tree, path)
@@ -248,7 +234,20 @@ class MemoryDisk:
         self._boot_id = boot_id
 
     def free_bytes(self, directory: Directory) -> int:
-        return 1 << 50 if self.capacity is None else max(0, self.capacity - self._used)
+        return self.room()
+
+    def room(self) -> int:
+        """How many more bytes fit. Counted afresh, as hardly anybody asks; a file without a name counts no more."""
+        if self.capacity is None:
+            return 1 << 50
+        with self.guard:
+            return max(0, self.capacity - _bytes_in(self.root))
 
     def holder(self) -> str:
         return f"pid {os.getpid()} (in memory)"
+
+
+def _bytes_in(item: Node | Tree) -> int:
+    if isinstance(item, Node):
+        return len(item.data)
+    return sum(map(_bytes_in, item.entries.values()))
