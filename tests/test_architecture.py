@@ -57,6 +57,7 @@ MODULES = {
     "segment_writer": Row(3),
     "slot_file": Row(3),
     "lock_file": Row(3),
+    "intervals": Row(0),
     "recovery": Row(3, below=2),  # a pure table: no disk, no clock
     "tail": Row(3, ("recovery", "segment_reader", "segment_writer")),
     "catalog": Row(4),
@@ -146,28 +147,25 @@ def seglog_imports(tree: ast.AST, existing: frozenset[str]) -> Iterator[tuple[in
 def hazards(tree: ast.AST, name: str) -> Iterator[tuple[int, str]]:
     """Dangerous things used outside their home."""
     for node in ast.walk(tree):
-        imported: list[str] = []
-        if isinstance(node, ast.Import):
-            imported = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            imported = [node.module or ""]
-            if node.level:
-                yield node.lineno, "relative import"
-            if node.module == "os":
+        match node:
+            case ast.Import():
+                yield from ((node.lineno, f"import {top}") for top in strangers([a.name for a in node.names], name))
+            case ast.ImportFrom(module="os"):
                 yield from ((node.lineno, f"os.{a.name}") for a in node.names if not os_allowed(a.name, name))
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
-            if not os_allowed(node.attr, name):
+            case ast.ImportFrom(level=0):
+                yield from ((node.lineno, f"import {top}") for top in strangers([node.module or ""], name))
+            case ast.ImportFrom():
+                yield node.lineno, "relative import"
+            case ast.Attribute(value=ast.Name(id="os")) if not os_allowed(node.attr, name):
                 yield node.lineno, f"os.{node.attr}"
-        elif (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and not at_home(name, CALL_HOMES.get(node.func.id, ("*",)))
-        ):
-            yield node.lineno, f"{node.func.id}()"
-        for dotted in imported:
-            top = dotted.split(".")[0]
-            if not at_home(name, IMPORT_HOMES.get(top, ("*",))):
-                yield node.lineno, f"import {top}"
+            case ast.Call(func=ast.Name(id=called)) if not at_home(name, CALL_HOMES.get(called, ("*",))):
+                yield node.lineno, f"{called}()"
+
+
+def strangers(imported: list[str], name: str) -> list[str]:
+    """Those of the imported modules that may not be used in `name`."""
+    tops = [dotted.split(".")[0] for dotted in imported]
+    return [top for top in tops if not at_home(name, IMPORT_HOMES.get(top, ("*",)))]
 
 
 def os_allowed(attribute: str, name: str) -> bool:
