@@ -59,11 +59,13 @@ MODULES = {
     "lock_file": Row(3),
     "intervals": Row(0),
     "recovery": Row(3, below=2),  # a pure table: no disk, no clock
+    "findings": Row(3, ("segment_reader",)),
     "tail": Row(3, ("recovery", "segment_reader", "segment_writer")),
     "catalog": Row(4),
     "group_commit": Row(4, ("clock",), below=1),  # many waiters, one sync: no files, no bytes
     "appender": Row(4, ("catalog", "group_commit")),
     "reader": Row(4, ("catalog",)),
+    "opening": Row(5),
     "cursor": Row(5),
     "dead_letters": Row(5),
     "consumer": Row(5, ("cursor", "dead_letters")),
