@@ -48,6 +48,7 @@ class MemoryFile:
         self._writable = writable
 
     def opened(self, *, write: bool = False) -> Node:
+        """The file itself; OSError(EBADF) if this opening is closed, or may not write and should."""
         node = self._node
         if node is None or (write and not self._writable):
             raise _error(errno.EBADF, self.path)
