@@ -21,6 +21,7 @@ from seglog.disk.base import Directory
 
 _POLL_SECONDS = 0.01  # how often a waiting lock() tries again: flock has no timeout
 _ZEROS = bytes(256 * 1024)  # what allocate writes where the file system cannot reserve
+_CLOSED = 2**31 - 1  # never open, so the kernel says EBADF; for -1, Python would raise ValueError
 _DEPTH_MAX = 4096  # more directories than any path has components; bounds the walk to the root
 _WRONG_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ENODEV)
 
@@ -160,8 +161,8 @@ class LocalFile:
 
     def close(self) -> None:
         # Not LOCK_UN: a forked child shares the parent's lock, and closing its copy must not drop it.
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
             with _naming(self._path):
                 os.close(fd)
 
@@ -282,8 +283,8 @@ class LocalDirectory:
         return found.f_bavail * found.f_frsize
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
+        fd, self._fd = self._fd, _CLOSED
+        if fd != _CLOSED:
             with _naming(self.path):
                 os.close(fd)
 

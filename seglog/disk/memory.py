@@ -129,8 +129,8 @@ class MemoryDirectory:
             raise _error(errno.EBADF, self.path)
         return self._tree
 
-    def _child(self, name: str) -> str:
-        path = f"{self.path}/{name}"
+    def child_path(self, name: str) -> str:
+        path = f"{self.path.rstrip('/')}/{name}" if self.path else name
         if not name or name in (".", "..") or "/" in name or "\0" in name:
             raise _error(errno.EINVAL, path)
         return path
@@ -141,7 +141,7 @@ class MemoryDirectory:
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> MemoryFile:
         with self._disk.guard:
-            entries, path = self.tree.entries, self._child(name)
+            entries, path = self.tree.entries, self.child_path(name)
             node = entries.get(name)
             if create:
                 if node is not None:
@@ -155,7 +155,7 @@ class MemoryDirectory:
 
     def directory(self, name: str, *, create: bool = False) -> MemoryDirectory:
         with self._disk.guard:
-            entries, path = self.tree.entries, self._child(name)
+            entries, path = self.tree.entries, self.child_path(name)
             node = entries.get(name)
             if node is None and create:
                 node = entries[name] = Tree()
@@ -167,8 +167,8 @@ class MemoryDirectory:
 
     def rename(self, old: str, new: str) -> None:
         with self._disk.guard:
-            entries, path = self.tree.entries, self._child(old)
-            self._child(new)
+            entries, path = self.tree.entries, self.child_path(old)
+            self.child_path(new)
             if old not in entries:
                 raise _error(errno.ENOENT, path)
             if isinstance(entries.get(new), Tree):
@@ -177,7 +177,7 @@ class MemoryDirectory:
 
     def unlink(self, name: str) -> None:
         with self._disk.guard:
-            entries, path = self.tree.entries, self._child(name)
+            entries, path = self.tree.entries, self.child_path(name)
             node = entries.get(name)
             if node is None:
                 raise _error(errno.ENOENT, path)

@@ -93,7 +93,8 @@ class CrashDisk:
     # As a disk
 
     def open(self, path: str, *, create: bool, file_mode: int = 0o600, directory_mode: int = 0o700) -> CrashDirectory:
-        directory = CrashDirectory(self, self._memory.open("", create=False), None)
+        start = "/" if path.startswith("/") else ""
+        directory = CrashDirectory(self, self._memory.open(start, create=False), None)
         for name in path.split("/"):
             if name not in ("", "."):
                 try:
@@ -328,7 +329,8 @@ class CrashDirectory:
             self._record("unlink", name, item)
 
     def _record(self, kind: str, name: str, item: Node | Tree, *, new_name: str = "") -> None:
-        self._disk.record(Operation(kind, f"{self.path}/{name}", item, self._tree, new_name=new_name))
+        path = self._inner.child_path(name)
+        self._disk.record(Operation(kind, path, item, self._tree, new_name=new_name))
 
     def sync(self) -> None:
         with self._disk.guard:
