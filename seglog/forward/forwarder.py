@@ -1,0 +1,278 @@
+"""The pump between a consumer and a sink. Acknowledges a record only after the sink confirmed it, in order.
+
+It never drops a record: what the far end refuses for good goes to the dead-letter queue, everything else stays
+with the consumer until it is confirmed. One batch is under way at a time, which is what keeps the order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from seglog import options
+from seglog.clock import Clock, SystemClock
+from seglog.errors import DeadLetterWriteFailed, InvalidOption, LogClosed
+from seglog.forward.backoff import Backoff
+from seglog.forward.sinks.base import Sink, SinkError, Verdict
+from seglog.model import Message
+
+_logger = logging.getLogger("seglog")
+
+_SLICE_SECONDS = 0.1  # no wait is longer than this at a time, so that stop() is noticed without any wake-up call
+
+Batch = list[Message[Any]]
+
+
+class Source(Protocol):
+    """The part of `seglog.Consumer` that forwarding needs."""
+
+    def receive_many(self, limit: int, timeout: float | None = 0, max_bytes: int | None = None) -> Batch: ...
+
+    def ack(self, *messages: Message[Any]) -> None: ...
+
+    def nack(self, *messages: Message[Any], delay: float | None = None) -> None: ...
+
+    def refuse(self, *messages: Message[Any], detail: str = "") -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ForwardStats:
+    """What a forwarder did so far. `failures`: sends that were not confirmed, refusals included."""
+
+    sent_records: int
+    sent_batches: int
+    refused_records: int
+    failures: int
+
+
+class Forwarder:
+    """Sends what a consumer receives to a sink: at least once, in order, whatever happens to either side.
+
+    Open the consumer without `lease` and `max_attempts`: what is tried again, and how often, is decided here.
+
+    Args:
+        consumer: a `seglog.Consumer`, used by nobody else meanwhile.
+        sink: an object with `send(batch)`, or a function of a batch; see `seglog.forward.Sink`.
+        batch_records: records in one send, at most.
+        batch_bytes: payload bytes in one send, at most; a record larger than that goes alone.
+        linger: seconds to wait for a batch to fill, once all there is has been received.
+        max_refused: refusals of single records in a row that end in the dead-letter queue. After that many it is
+            taken for a fault of the configuration, and everything is kept.
+        patience: seconds without any progress after which `run` raises `SinkError`; None: never.
+        clock: where time and jitter come from.
+
+    Raises:
+        InvalidOption: a value cannot be meant like this.
+    """
+
+    def __init__(
+        self,
+        consumer: Source,
+        sink: Sink | Callable[[Sequence[Message[Any]]], object],
+        *,
+        batch_records: int = 500,
+        batch_bytes: int = 1 << 20,
+        linger: float = 0.2,
+        max_refused: int = 10,
+        patience: float | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        options.whole("batch_records", batch_records, 1, 1_000_000)
+        options.whole("batch_bytes", batch_bytes, 1, 1 << 30)
+        options.whole("max_refused", max_refused, 0, 1 << 62)
+        send: Any = getattr(sink, "send", sink)
+        if not callable(send):
+            raise InvalidOption(f"sink {sink!r} has no method send(batch) and is no function")
+        self._consumer = consumer
+        self._send: Callable[[Batch], object] = send
+        self._classify: Callable[[Exception], Verdict] = getattr(sink, "classify", _verdict_of)
+        self._ask_resume_point: Callable[[], int | None] = getattr(sink, "resume_point", lambda: None)
+        self._batch_records = batch_records
+        self._batch_bytes = batch_bytes
+        self._linger = options.seconds("linger", linger)
+        self._max_refused = max_refused
+        self._patience = None if patience is None else options.seconds("patience", patience)
+        self._clock = SystemClock() if clock is None else clock
+        self._backoff = Backoff(self._clock)
+        self._parts: deque[Batch] = deque()  # in hand: received, neither confirmed nor refused, in order
+        self._stopped = False
+        self._asked = False
+        self._resume_point: int | None = None
+        self._refused_in_a_row = 0
+        self._failing_since: float | None = None
+        self._told: object = None  # the trouble that was logged last; each is logged once, not at every try
+        self._sent_records = self._sent_batches = self._refused_records = self._failures = 0
+
+    def stop(self) -> None:
+        """Make `run` return after the send that is under way. For signal handlers and other threads; final.
+
+        A batch that was received but not yet sent is still tried once; waiting ends within 0.1 s.
+        """
+        self._stopped = True
+
+    def stats(self) -> ForwardStats:
+        return ForwardStats(self._sent_records, self._sent_batches, self._refused_records, self._failures)
+
+    def run(self, once: bool = False) -> None:
+        """Forward until `stop()`; with `once`, until nothing is left to receive.
+
+        What is in hand and unconfirmed when it ends, for whatever reason, is given back to the consumer.
+
+        Raises:
+            SinkError: `patience` is at an end; nothing is lost.
+            SeglogError: the consumer's own errors (closed, storage); nothing is lost.
+        """
+        try:
+            while not self._stopped:
+                if not self._parts:
+                    self._collect(wait=not once)
+                if self._parts:
+                    self._deliver()
+                elif once:
+                    return
+        finally:
+            self._give_back()
+
+    def _collect(self, *, wait: bool) -> None:
+        """Receive the next batch into hand, if there is anything; with `wait`, let it fill for a while."""
+        batch = self._receive(self._batch_records, self._batch_bytes, _SLICE_SECONDS if wait else 0.0)
+        if not batch:
+            return
+        self._parts.append(batch)
+        room = self._batch_bytes - _size(batch)
+        deadline = self._clock.monotonic() + (self._linger if wait else 0.0)
+        # Only with nothing more in the log is waiting of use: what is there and was not given out just now (a
+        # message that is not due, what a crashed consumer had in flight) does not come before this is handled.
+        while len(batch) < self._batch_records and room > 0 and len(self._consumer) <= len(batch):
+            left = deadline - self._clock.monotonic()
+            if left < 0.001 or self._stopped:  # not worth another look
+                return
+            more = self._receive(self._batch_records - len(batch), room, min(left, _SLICE_SECONDS))
+            room -= _size(more)
+            if room < 0:
+                self._parts.append(more)
+            else:
+                batch += more
+
+    def _receive(self, limit: int, max_bytes: int, timeout: float) -> Batch:
+        return self._consumer.receive_many(limit, timeout=timeout, max_bytes=max_bytes)
+
+    def _deliver(self) -> None:
+        """Send the first part in hand, once, and do what follows from the outcome."""
+        part = self._parts[0]
+        try:
+            fresh = self._not_yet_there(part)
+            if fresh:
+                self._send(fresh)
+        except Exception as error:
+            self._failures += 1
+            self._on_failure(part, error)
+            return
+        self._consumer.ack(*part)
+        self._parts.popleft()
+        self._sent_records += len(fresh)
+        self._sent_batches += bool(fresh)
+        self._refused_in_a_row = 0
+        self._on_progress()
+        if self._told is not None:
+            _logger.info("forwarding works again")
+            self._told = None
+
+    def _not_yet_there(self, part: Batch) -> Batch:
+        """Without what the far end says it has. Asked here, because the far end may be away, like for any send."""
+        if not self._asked:
+            self._resume_point = self._ask_resume_point()
+            self._asked = True
+        point = self._resume_point
+        if point is None:
+            return part
+        # A message with a delay may be new below the point: it was not due when the others passed it.
+        return [message for message in part if message.offset >= point or _was_delayed(message)]
+
+    def _on_failure(self, part: Batch, error: Exception) -> None:
+        verdict = self._classify(error)
+        if verdict is Verdict.REFUSED and len(part) > 1:
+            middle = len(part) // 2
+            self._parts.popleft()
+            self._parts.extendleft((part[middle:], part[:middle]))
+            return
+        problem = error
+        if verdict is Verdict.REFUSED:
+            if self._refused_in_a_row < self._max_refused:
+                try:
+                    self._set_aside(part[0], error)
+                    return
+                except DeadLetterWriteFailed as full:
+                    problem = full
+            verdict = Verdict.CONFIGURATION
+        self._tell(verdict, problem)
+        self._wait(error)
+
+    def _set_aside(self, message: Message[Any], error: Exception) -> None:
+        """The far end will never take this one: it goes to the dead-letter queue, and the others go on."""
+        self._consumer.refuse(message, detail=error.detail if isinstance(error, SinkError) else str(error))
+        self._parts.popleft()
+        self._refused_records += 1
+        self._refused_in_a_row += 1
+        self._on_progress()
+        _logger.warning("refused, and kept as a dead letter: %s: %s", message.id, error)
+
+    def _on_progress(self) -> None:
+        self._backoff.reset()
+        self._failing_since = None
+
+    def _tell(self, verdict: Verdict, problem: Exception) -> None:
+        trouble = (verdict, type(problem), str(problem))
+        if trouble == self._told:
+            return
+        self._told = trouble
+        if verdict is Verdict.RETRY:
+            _logger.warning("not forwarded, trying again: %s", str(problem) or type(problem).__name__)
+        elif isinstance(problem, SinkError) and problem.verdict is Verdict.REFUSED:
+            _logger.warning(
+                "%d records in a row were refused; the rest is kept, not dead-lettered, and tried again: %s",
+                self._refused_in_a_row,
+                problem,
+            )
+        else:
+            _logger.warning("not forwarded, everything is kept until this is put right: %s", problem)
+
+    def _wait(self, error: Exception) -> None:
+        """Back off, in slices, so that stop() is noticed; or raise if the patience is at an end."""
+        delay = self._backoff.next(error.retry_after if isinstance(error, SinkError) else None)
+        now = self._clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        if self._patience is not None and now + delay > self._failing_since + self._patience:
+            raise SinkError(f"nothing could be forwarded for {self._patience:g} s: {error}") from error
+        while delay > 0 and not self._stopped:
+            nap = min(delay, _SLICE_SECONDS)
+            self._clock.sleep(nap)
+            delay -= nap
+
+    def _give_back(self) -> None:
+        in_hand = [message for part in self._parts for message in part]
+        self._parts.clear()
+        if in_hand:
+            with contextlib.suppress(LogClosed):  # closing has given them back already
+                self._consumer.nack(*in_hand, delay=0)
+
+
+def _size(messages: Iterable[Message[Any]]) -> int:
+    return sum(len(message.payload) for message in messages)
+
+
+def _verdict_of(error: Exception) -> Verdict:
+    """Where a sink does not say: trying again is the one answer that loses nothing."""
+    return error.verdict if isinstance(error, SinkError) else Verdict.RETRY
+
+
+def _was_delayed(message: Message[Any]) -> bool:
+    extras = message._extras
+    return extras is not None and extras.due_ns != 0

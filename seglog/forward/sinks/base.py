@@ -1,0 +1,62 @@
+"""What a forwarder asks of a sink, and how a sink says what a failure means.
+
+A sink is anything with `send(batch)`; a plain function will do. Beside `send` it may have:
+
+- `classify(error) -> Verdict` for errors of its own that are no `SinkError`. It may raise the error instead of
+  answering: then there is no point in going on, and `Forwarder.run` ends with that error.
+- `resume_point() -> int | None`, asked once, before the first send: the far end has every record of *this* log below
+  that offset, so they are acknowledged without being sent again. None: it cannot say.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from seglog.errors import SeglogError
+from seglog.model import Message
+
+
+class Verdict(enum.Enum):
+    """What a failed `send` means for the records."""
+
+    RETRY = "retry"  # the far end, or the way to it, is away: the same again later
+    REFUSED = "refused"  # the far end will never take this: halve the batch until the record is found
+    CONFIGURATION = "configuration"  # no fault of the records: somebody must look; keep everything meanwhile
+
+
+class SinkError(SeglogError):
+    """The far end did not confirm the batch.
+
+    Attributes:
+        verdict: what that means for the records.
+        retry_after: seconds that the far end asked to be left alone, or None.
+        detail: more than the message, for the dead letter of a refused record; it may quote the far end's answer,
+            which may quote the payload, so it is never logged.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        verdict: Verdict = Verdict.RETRY,
+        retry_after: float | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+        self.retry_after = retry_after
+        self.detail = message if detail is None else detail
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    def send(self, batch: Sequence[Message[Any]], /) -> object:
+        """Returning confirms the whole batch: every record of it is the far end's from now on.
+
+        Raising anything means that none of it is known to be there; it will be sent again. What is returned is
+        not looked at. Must return in bounded time: a stopping forwarder waits for it.
+        """
+        ...

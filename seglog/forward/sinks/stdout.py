@@ -1,0 +1,32 @@
+"""`stdout:`, for pipes and for looking: each payload as it is, and a newline. Confirmed when it is flushed.
+
+A payload of several lines is written as such, as `seglog read` does; the format "envelope" keeps records apart.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from seglog import options
+from seglog.forward.sinks import encoding
+from seglog.forward.sinks.base import Verdict
+from seglog.model import Message
+
+
+class StdoutSink:
+    """Writes records to this process's standard output."""
+
+    def __init__(self, *, format: str = "lines") -> None:
+        options.one_of("format", format, tuple(encoding.ENCODERS))
+        self._encode = encoding.envelope if format == "envelope" else encoding.joined
+
+    def send(self, batch: Sequence[Message[Any]]) -> None:
+        out = sys.stdout.buffer
+        out.write(self._encode(batch))
+        out.flush()
+
+    def classify(self, error: Exception) -> Verdict:
+        """Every error ends the forwarding: nobody can come back to a pipe whose reader went away."""
+        raise error
