@@ -342,5 +342,5 @@ class Model:
         model.moving_data = [
             effect._replace(node=files[effect.node]) for effect in self.moving_data if effect.node in files
         ]
-        model._live = {files[node]: content.copy() for node, content in self._live.items() if node in files}
+        model._live = {files[node]: content for node, content in self._live.items() if node in files}
         return model
