@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> LocalDirectory:
 
 
 @pytest.fixture
-def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:  # tmp_path first, with its own mode
     old = os.umask(request.param)
     yield request.param
     os.umask(old)
