@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import logging
@@ -296,12 +297,26 @@ def test_a_collector_that_never_answers_is_given_up_after_the_timeout(make_sink:
     assert "timed out" in str(error)
 
 
-def test_an_answer_without_end_is_cut_off(collector: Collector, make_sink: Any) -> None:
-    collector.answer = lambda request: Answer(200, body=b"x" * 300_000)
-    sink = make_sink(collector.url)
-    sink.send([message(0)])
-    sink.send([message(1)])
-    assert len(collector.accepted) == 2
+def test_an_answer_without_end_is_cut_off(make_sink: Any) -> None:
+    sent = 0
+
+    def talk(server: socket.socket) -> None:
+        nonlocal sent
+        server.settimeout(10)
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.settimeout(10)
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while sent < 100_000_000:
+                sent += connection.send(b"x" * (1 << 16))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=talk, args=(server,))
+        thread.start()
+        make_sink(f"http://127.0.0.1:{server.getsockname()[1]}/").send([message(0)])
+        thread.join(10)
+    assert sent < 100_000_000
 
 
 def test_an_early_answer_to_a_large_body_is_heard(make_sink: Any) -> None:
@@ -332,6 +347,15 @@ def test_a_tls_error_is_configuration(collector: Collector, make_sink: Any) -> N
     error = failure(make_sink(collector.url.replace("http:", "https:")))
     assert error.verdict is Verdict.CONFIGURATION
     assert collector.requests == []
+
+
+def test_a_connection_cut_during_the_tls_handshake_is_the_networks_affair(make_sink: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_answer_once, args=(server, b""))
+        thread.start()
+        error = failure(make_sink(f"https://127.0.0.1:{server.getsockname()[1]}/"))
+        thread.join(10)
+    assert error.verdict is Verdict.RETRY
 
 
 def test_proxies_of_the_environment_are_not_used(
