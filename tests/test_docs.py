@@ -84,9 +84,9 @@ def run_python(block: Block, namespace: dict[str, Any], document: str) -> None:
         assert agrees(said, real), f"{document}:{block.line} printed: {real}"
 
 
-def run_shell(script: str, environment: dict[str, str]) -> str:
+def run_shell(script: str, environment: dict[str, str], options: str = "-uo") -> str:
     result = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
+        ["bash", options, "pipefail", "-c", script],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -127,7 +127,7 @@ def run_document(name: str, text: str, environment: dict[str, str], *, run_all: 
             run_python(block, namespace, name)
         elif block.language == "sh":
             lines = block.text.splitlines()
-            run_shell("\n".join(line for line in lines if not looked_at(line)), environment)
+            run_shell("\n".join(line for line in lines if not looked_at(line)), environment, "-euo")
         else:
             for command in commands(block):
                 if not looked_at(command.text):
