@@ -24,6 +24,8 @@
 Every error of append means "not accepted", except LogFailed, which means "not known".
 """
 
+import errno
+
 
 class SeglogError(Exception):
     """Root of everything that seglog raises on purpose."""
@@ -115,3 +117,15 @@ class DiskFull(StorageError):
 
 class LogFailed(StorageError):
     """A write or sync failed: whether the append is in or out is decided when the log is opened again."""
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def storage_error(error: OSError, doing: str) -> StorageError:
+    """The typed form of what the operating system said while `doing` something."""
+    if isinstance(error, StorageError):
+        return error
+    kind = DiskFull if error.errno in _NO_SPACE else StorageError
+    reason = error.strerror or str(error)
+    return kind(error.errno, f"{doing}: {reason}", error.filename)

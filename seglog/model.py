@@ -103,7 +103,7 @@ class Message(Generic[T]):
     the first delivery, and 0 when the message was read rather than received.
     """
 
-    __slots__ = ("_extras", "_origin", "_time_ns", "attempts", "offset", "payload")
+    __slots__ = ("_extras", "_origin", "_time_ns", "_value", "attempts", "offset", "payload")
 
     def __init__(
         self,
@@ -130,7 +130,13 @@ class Message(Generic[T]):
     def value(self) -> T:
         """The payload as the serializer reads it (bytes without one). Raises ValueError if it cannot."""
         serializer = self._origin.serializer
-        return self.payload if serializer is None else serializer.loads(self.payload)  # type: ignore[return-value]
+        if serializer is None:
+            return self.payload  # type: ignore[return-value]  # a Log[bytes]
+        try:
+            return self._value
+        except AttributeError:
+            self._value: T = serializer.loads(self.payload)
+            return self._value
 
     @property
     def key(self) -> bytes | None:
@@ -256,7 +262,7 @@ class CursorReport:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a log directory holds, and what it lost (DESIGN words: damaged, suspect, missing, skipped)."""
+    """What a log directory holds, and what it lost."""
 
     ok: bool
     acknowledged_loss: bool

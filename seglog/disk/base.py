@@ -15,6 +15,7 @@ regular files and directories are accepted (else OSError with ELOOP or EINVAL).
 
 from __future__ import annotations
 
+import builtins
 from typing import Protocol
 
 
@@ -91,11 +92,11 @@ class Directory(Protocol):
         ...
 
     def sync_parents(self) -> None:
-        """The names on the path to this directory are durable on return (a no-op where the caller made none,
-        and where a parent may not be opened)."""
+        """The names on the path to this directory are durable on return, as far up as they may be ours (whoever
+        made them may have died before syncing them); a parent that may not be opened is passed over."""
         ...
 
-    def warnings(self) -> list[str]:
+    def warnings(self) -> builtins.list[str]:
         """What is unsafe about this directory (world-writable, foreign owner), as sentences."""
         ...
 

@@ -30,7 +30,7 @@ class Envelope(NamedTuple):
     def identity(self) -> tuple[object, ...]:
         """Two diversions of the same thing have the same identity, whoever meets it."""
         if self.reason == "damaged":
-            return ("damaged", self.segment_id, self.position, self.length)
+            return ("damaged", self.segment_id, self.position, self.length, self.offset)
         return (self.consumer, self.offset)
 
 

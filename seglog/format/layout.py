@@ -24,9 +24,9 @@ BLOCK = 4096
 
 # §5.1 segment header: magic, read version, write version, durability class, jump reason, reserved, log id,
 # segment id, reserved, base offset, salt, max record bytes, max batch bytes, bytes before, records before,
-# born end position, born end offset, predecessor: id, reserved, end position, end offset, suspect position,
+# born end position, born end offset, floor offset, predecessor: id, reserved, end position, end offset, suspect position,
 # salt; created (ns), CRC.
-SEGMENT_HEADER = Struct("<8sHHBBH16sIIQQIIQQQQIIQQQQQI")
+SEGMENT_HEADER = Struct("<8sHHBBH16sIIQQIIQQQQQIIQQQQQI")
 HEADER_COPY_AT = BLOCK
 DATA_START = 2 * BLOCK
 NO_SEGMENT = 0xFFFFFFFF
@@ -64,7 +64,7 @@ SLOT_HEADER = Struct("<8sHHIQ16sII")
 KIND_META = 1
 KIND_CURSOR = 2
 META_SLOT_BYTES = 16 * BLOCK
-CURSOR_SLOT_BYTES = 8 * BLOCK
+CURSOR_SLOT_BYTES = 43 * BLOCK
 
 # §7.2 meta payload
 META_HEAD = Struct("<QQIII")  # start offset, created (ns), consumers, removed ranges, repaired ranges
@@ -78,7 +78,7 @@ META_RANGES_MAX = 256
 CURSOR_HEAD = Struct("<QQIIQQIII")
 CURSOR_RANGE = Struct("<QQ")
 CURSOR_ATTEMPT = Struct("<QI")
-CURSOR_RANGES_MAX = 1024
+CURSOR_RANGES_MAX = 10240  # above max_in_flight, so that acks in any order always fit
 CURSOR_ATTEMPTS_MAX = 512
 
 # §7.4 the delivery note behind a cursor's slots: magic, delivered up to, in flight, session, CRC

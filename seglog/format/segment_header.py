@@ -37,6 +37,7 @@ class SegmentHeader(NamedTuple):
     records_before: int
     born_position: int
     born_offset: int
+    floor_offset: int  # whatever follows the born run begins here or later: its jump, if a crash delays it
     predecessor: Predecessor | None
     created_ns: int
 
@@ -62,6 +63,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
         header.records_before,
         header.born_position,
         header.born_offset,
+        header.floor_offset,
         before.segment_id,
         0,
         before.end_position,
@@ -85,7 +87,7 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
         return None
     if fields[1] > L.READ_VERSION:
         raise UnsupportedVersion(f"segment of format version {fields[1]}; this seglog reads up to {L.READ_VERSION}")
-    before = Predecessor(fields[17], fields[19], fields[20], fields[21], fields[22])
+    before = Predecessor(fields[18], fields[20], fields[21], fields[22], fields[23])
     return SegmentHeader(
         log_id=fields[6],
         segment_id=fields[7],
@@ -99,8 +101,9 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
         records_before=fields[14],
         born_position=fields[15],
         born_offset=fields[16],
+        floor_offset=fields[17],
         predecessor=None if before.segment_id == L.NO_SEGMENT else before,
-        created_ns=fields[23],
+        created_ns=fields[24],
     )
 
 

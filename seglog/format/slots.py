@@ -47,3 +47,10 @@ def decode_slot(data: bytes) -> Slot | None:
     if read_version > L.READ_VERSION:
         raise UnsupportedVersion(f"file of format version {read_version}; this seglog reads up to {L.READ_VERSION}")
     return Slot(kind, generation, log_id, payload)
+
+
+def slot_length(data: bytes) -> int:
+    """How long the slot says it is, unchecked: how much to read before its checksum can be."""
+    if len(data) < L.SLOT_HEADER.size:
+        return 0
+    return L.SLOT_HEADER.size + int(L.SLOT_HEADER.unpack_from(data)[6])

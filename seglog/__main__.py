@@ -1,0 +1,5 @@
+"""`python -m seglog` is the `seglog` command."""
+
+from seglog.cli.main import entry
+
+entry()

@@ -1,0 +1,340 @@
+"""The writing end of a log: commits, rotation, the hint, the close marker (FORMAT.md §10.1, §10.2).
+
+Order of a commit: write, sync, hint, answer. Everything here runs under the group commit's leadership, one
+thread at a time; other threads only read `seen` and `next_offset`, which are replaced whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from seglog.catalog import Catalog
+from seglog.clock import Clock
+from seglog.errors import LogFailed, LogFull, StorageError, storage_error
+from seglog.format import layout as L
+from seglog.format.batch import batch_length
+from seglog.format.checksum import compress
+from seglog.format.cursor_state import Seen
+from seglog.format.extended import encode_extended
+from seglog.format.names import SegmentName
+from seglog.format.segment_header import Predecessor, SegmentHeader
+from seglog.group_commit import Ticket
+from seglog.lock_file import LockFile
+from seglog.options import DURABILITIES, LogOptions
+from seglog.segment_writer import Mark, SegmentWriter, StoredBatch
+
+logger = logging.getLogger("seglog")
+
+WAITING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # recovery waits for a disk that takes writes again
+
+
+def _nothing() -> None:
+    return
+
+
+class Appender:
+    """Owns the active segment. `recover` makes it ready; on a full disk that waits for the first append."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        lock: LockFile,
+        clock: Clock,
+        options: LogOptions,
+        log_id: bytes,
+        boot_id: bytes,
+        *,
+        seen: Seen,
+        next_offset: int,
+        segment_bytes: int | None = None,
+    ) -> None:
+        self.seen = seen  # all before it is durable: segment, position, end offset
+        self.next_offset = next_offset
+        self.visible = seen  # readers may read to here: the same, except under "never"
+        self.on_progress: Callable[[], None] = _nothing
+        self.on_rotation: Callable[[], None] = _nothing
+        self.segment_bytes = segment_bytes or options.segment_bytes
+        self._catalog = catalog
+        self._lock = lock
+        self._clock = clock
+        self._options = options
+        self._log_id = log_id
+        self._boot_id = boot_id
+        self.recover: Callable[[], SegmentWriter] | None = None  # set by the opening; used once
+        self._writer: SegmentWriter | None = None
+        self._failure: str | None = None
+        self._marked = True  # the segment ends with a close marker, or holds nothing that needs one
+
+    @property
+    def durable_offset(self) -> int:
+        return self.seen.end_offset
+
+    @property
+    def written(self) -> Seen:
+        """Like `seen`, for what is written, synced or not."""
+        writer = self._writer
+        return self.seen if writer is None else Seen(writer.header.segment_id, writer.position, writer.next_offset)
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes of all batches that were ever written, in all segments."""
+        writer = self._writer
+        return 0 if writer is None else writer.header.bytes_before + writer.position - L.DATA_START
+
+    @property
+    def compression(self) -> Callable[[bytes], bytes] | None:
+        return compress if self._options.compression == "zstd" else None
+
+    def ready(self, *, marked: bool = False) -> SegmentWriter:
+        """The active segment; finishes a recovery that had to wait. Raises StorageError while it has to."""
+        if self._failure is not None:
+            raise LogFailed(errno.EIO, f"{self._failure}; what was in flight is decided when the log is opened again")
+        if self._writer is None:
+            assert self.recover is not None
+            try:
+                writer = self.recover()
+            except OSError as error:
+                raise storage_error(error, "the log cannot be made ready for appends") from error
+            self.recover = None
+            self._writer = writer
+            self._marked = marked or writer.position == L.DATA_START
+            self._publish(writer)
+        return self._writer
+
+    def commit(self, tickets: list[Ticket]) -> None:
+        """Write the tickets' records as one batch; durable on return under durability "always"."""
+        writer = self.ready()
+        records, flags, size = _gather(tickets)
+        count = len(records)
+        if writer.next_offset + count > L.OFFSET_MAX:
+            raise LogFull(f"offsets end at {L.OFFSET_MAX}; start a new log")
+        if self._must_rotate(writer, batch_length(size, count), count):
+            writer = self.rotate()
+        try:
+            base = writer.write(records, self._clock.time_ns(), flags)
+        except OSError as error:
+            self._undo(writer, error)
+            raise storage_error(error, f"append of {count} records ({size} bytes) was not accepted") from error
+        except BaseException as error:
+            self._fail(f"a write was interrupted ({type(error).__name__})")
+            raise
+        self._marked = False
+        self.next_offset = writer.next_offset
+        if self._options.durability == "always":
+            self._sync(writer)
+        elif self._options.durability == "never":
+            self.visible = self.written
+            self.on_progress()
+        for ticket in tickets:
+            ticket.base_offset = base
+            base += len(ticket.payloads)
+
+    def _must_rotate(self, writer: SegmentWriter, length: int, count: int) -> bool:
+        header, options = writer.header, self._options
+        return (
+            not writer.has_room(length)
+            or writer.next_offset + count - header.base_offset > L.SEGMENT_RECORDS_MAX
+            or DURABILITIES[header.durability] != options.durability
+            or header.max_record_bytes < options.max_record_bytes
+            or header.max_batch_bytes < options.max_batch_bytes
+        )
+
+    def _undo(self, writer: SegmentWriter, error: OSError) -> None:
+        try:
+            writer.cut_back()
+        except OSError:
+            self._fail(f"a failed write could not be taken back ({error})")
+            raise LogFailed(errno.EIO, self._failure) from error
+
+    def _fail(self, why: str) -> None:
+        self._failure = why
+        logger.error("append fails until the log is opened again: %s", why)
+
+    def _sync(self, writer: SegmentWriter) -> None:
+        try:
+            writer.sync()
+        except BaseException as error:
+            # The kernel may have dropped the pages and forgotten the error: a second sync would prove nothing.
+            self._fail(f"a sync failed ({error or type(error).__name__})")
+            if isinstance(error, OSError):
+                raise LogFailed(error.errno, f"sync failed ({error.strerror}): the append is in or out", error.filename) from error
+            raise
+        self._publish(writer)
+
+    def _publish(self, writer: SegmentWriter) -> None:
+        """Tell what is durable: in the hint, for other processes and the next opening, then here."""
+        header, (position, offset) = writer.header, writer.durable
+        try:
+            # After the sync, so that it never claims too much; unsynced, as an old hint is still true.
+            self._lock.write_hint(header.segment_id, position, offset, header.salt, self._boot_id)
+            if writer.preallocated:
+                # Once per preallocation step: bounds what recovery must walk after a power cut.
+                self._lock.sync()
+                writer.preallocated = False
+        except OSError as error:
+            logger.warning("the hint could not be written (%s); recovery will read more, nothing is lost", error)
+        self.seen = Seen(header.segment_id, position, offset)
+        self.next_offset = writer.next_offset
+        self.visible = self.written if self._options.durability == "never" else self.seen
+        self.on_progress()
+
+    def sync(self) -> None:
+        """All that was appended is durable on return, and a batch without records proves it."""
+        writer = self.ready()
+        if writer.position == writer.durable.position:
+            return
+        self._sync(writer)
+        try:
+            writer.write((), self._clock.time_ns())
+        except OSError as error:
+            self._undo(writer, error)
+            return
+        self._sync(writer)
+
+    def sync_written(self) -> None:
+        """All that was appended is durable on return."""
+        writer = self.ready()
+        if writer.position > writer.durable.position:
+            self._sync(writer)
+
+    def rotate(self) -> SegmentWriter:
+        """Seal the active segment by making its successor, whose header says where it ends."""
+        old = self.ready()
+        if old.position > old.durable.position:
+            # In every durability mode: the successor declares the end, so what lies before it must be there.
+            self._sync(old)
+        header = self.header_after(old.header, Mark(old.position, old.next_offset))
+        try:
+            new = SegmentWriter.create(
+                self._catalog.segments, header, (), segment_bytes=self.segment_bytes, compress=self.compression
+            )
+        except LogFailed as error:
+            self._fail(str(error))
+            raise
+        except OSError as error:
+            raise storage_error(error, "a new segment could not be made; nothing was accepted") from error
+        self._writer = new
+        self._catalog.add(new.name)
+        self._publish(new)
+        try:
+            # Only now: a footer on the last segment would say that its successor is lost.
+            old.seal()
+        except OSError as error:
+            logger.warning("%s keeps no footer (%s); reading does without", old.name.file_name, error)
+        finally:
+            old.close()
+        self.on_rotation()
+        return new
+
+    def header_after(
+        self,
+        old: SegmentHeader,
+        end: Mark,
+        *,
+        segment_id: int | None = None,
+        base_offset: int | None = None,
+        reason: str = "",
+        suspect_position: int = 0,
+        floor: int = 0,
+    ) -> SegmentHeader:
+        """The header of the segment behind `old`, which it declares to end at `end`."""
+        options = self._options
+        number = old.segment_id + 1 if segment_id is None else segment_id
+        if number > L.SEGMENT_ID_MAX:
+            raise LogFull(f"segment ids end at {L.SEGMENT_ID_MAX}; start a new log")
+        return SegmentHeader(
+            log_id=self._log_id,
+            segment_id=number,
+            base_offset=end.offset if base_offset is None else base_offset,
+            salt=new_salt(self._clock),
+            durability=DURABILITIES.index(options.durability),
+            jump_reason=L.JUMP_REASONS.index(reason),
+            max_record_bytes=options.max_record_bytes,
+            max_batch_bytes=max(options.max_batch_bytes, old.max_batch_bytes),
+            bytes_before=old.bytes_before + end.position - L.DATA_START,
+            records_before=old.records_before + end.offset - old.base_offset,
+            born_position=0,
+            born_offset=0,
+            floor_offset=floor,
+            predecessor=Predecessor(number - 1, end.position, end.offset, suspect_position, old.salt),
+            created_ns=self._clock.time_ns(),
+        )
+
+    def succeed(self, header: SegmentHeader, run: Iterable[StoredBatch]) -> SegmentWriter:
+        """Make a segment for recovery."""
+        made = SegmentWriter.create(
+            self._catalog.segments, header, run, segment_bytes=self.segment_bytes, compress=self.compression
+        )
+        self._catalog.add(made.name)
+        return made
+
+    def abandon(self) -> None:
+        """Close the file and nothing else."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def close(self) -> None:
+        """Leave a close marker if all before it is durable, so that the next opening just goes on."""
+        writer = self._writer
+        if writer is None:
+            return
+        try:
+            if self._failure is None:
+                if writer.position > writer.durable.position:
+                    self._sync(writer)  # the marker proves what is before it, so that must be durable first
+                if not self._marked:
+                    writer.write((), self._clock.time_ns(), L.FLAG_CLOSE)
+                    self._sync(writer)
+        except StorageError as error:
+            logger.warning("closed without a marker: %s", error)
+            if isinstance(error, LogFailed):
+                raise
+        except OSError as error:
+            logger.warning("closed without a marker: %s", error)
+        finally:
+            writer.close()
+
+
+def new_salt(clock: Clock) -> int:
+    """A random odd 64-bit number (odd, so that multiplying by it loses nothing)."""
+    return int.from_bytes(clock.random_bytes(8), "little") | 1
+
+
+def first_header(clock: Clock, options: LogOptions, log_id: bytes, name: SegmentName, reason: str = "") -> SegmentHeader:
+    """The header of a segment without a predecessor."""
+    return SegmentHeader(
+        log_id=log_id,
+        segment_id=name.segment_id,
+        base_offset=name.base_offset,
+        salt=new_salt(clock),
+        durability=DURABILITIES.index(options.durability),
+        jump_reason=L.JUMP_REASONS.index(reason),
+        max_record_bytes=options.max_record_bytes,
+        max_batch_bytes=options.max_batch_bytes,
+        bytes_before=0,
+        records_before=name.base_offset,
+        born_position=0,
+        born_offset=0,
+        floor_offset=0,
+        predecessor=None,
+        created_ns=clock.time_ns(),
+    )
+
+
+def _gather(tickets: list[Ticket]) -> tuple[Sequence[bytes], int, int]:
+    """The stored records of all tickets, the batch's flags, and the size of lengths, checks and records."""
+    if len(tickets) == 1:
+        payloads, extras = tickets[0].payloads, tickets[0].extras
+    else:
+        payloads = [payload for ticket in tickets for payload in ticket.payloads]
+        extras = None
+        if any(ticket.extras is not None for ticket in tickets):
+            extras = [extra for ticket in tickets for extra in ticket.extras or [None] * len(ticket.payloads)]
+    if extras is None:
+        return payloads, 0, sum(ticket.size for ticket in tickets)
+    records = [encode_extended(payload, extra) for payload, extra in zip(payloads, extras, strict=True)]
+    return records, L.FLAG_EXTENDED, sum(map(len, records)) + 8 * len(records)
+
+

@@ -1,0 +1,72 @@
+"""The `lock` file: the writer's kernel lock, its name for others to read, and the durable hint (FORMAT.md §8)."""
+
+from __future__ import annotations
+
+from seglog.disk.base import Directory, File
+from seglog.errors import LogLocked
+from seglog.format import layout as L
+from seglog.format.hint import Hint, decode_hint, encode_hint
+from seglog.format.names import LOCK
+
+
+class LockFile:
+    """The open `lock` of a log directory, as writer or as reader."""
+
+    def __init__(self, file: File, path: str) -> None:
+        self.file = file
+        self.path = path
+        self._generation = 0
+
+    @classmethod
+    def acquire(cls, directory: Directory, holder: str, *, wait: float = 0.0) -> LockFile:
+        """Take the writer's lock, making the file if need be. Raises LogLocked, naming the holder."""
+        try:
+            file = directory.open(LOCK, write=True)
+        except FileNotFoundError:
+            try:
+                file = directory.open(LOCK, write=True, create=True)
+            except FileExistsError:  # another process made it in between
+                file = directory.open(LOCK, write=True)
+        lock = cls(file, directory.path)
+        try:
+            if not file.lock(wait=wait):
+                who = lock.holder() or "another process"
+                raise LogLocked(f"{directory.path}: the log is open for writing by {who}; one writer at a time")
+            if file.size() < L.LOCK_BYTES:
+                file.allocate(0, L.LOCK_BYTES)
+            file.write(L.HOLDER_AT, holder.encode("utf-8", "replace")[: L.HOLDER_BYTES - 1].ljust(L.HOLDER_BYTES, b"\0"))
+        except BaseException:
+            file.close()
+            raise
+        known = lock.hint()
+        lock._generation = known.generation if known else 0
+        return lock
+
+    @classmethod
+    def for_reading(cls, directory: Directory) -> LockFile | None:
+        """None if there is no such file."""
+        try:
+            return cls(directory.open(LOCK), directory.path)
+        except FileNotFoundError:
+            return None
+
+    def holder(self) -> str:
+        """Who wrote its name here last; it may be gone."""
+        raw = self.file.read(L.HOLDER_AT, L.HOLDER_BYTES).split(b"\0")[0]
+        return "".join(c if c.isprintable() else "?" for c in raw.decode("utf-8", "replace"))
+
+    def hint(self) -> Hint | None:
+        """The hint, if its checksum holds."""
+        return decode_hint(self.file.read(0, L.HINT.size))
+
+    def write_hint(self, segment_id: int, position: int, end_offset: int, salt: int, boot_id: bytes) -> None:
+        """Say what is durable. Only ever called after the sync that made it so; not synced itself."""
+        self._generation += 1
+        self.file.write(0, encode_hint(Hint(self._generation, segment_id, position, end_offset, salt, boot_id)))
+
+    def sync(self) -> None:
+        """Bounds how far recovery must walk after a power cut."""
+        self.file.datasync()
+
+    def close(self) -> None:
+        self.file.close()

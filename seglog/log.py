@@ -1,0 +1,807 @@
+"""The public object: one directory, appended to by one process, read and consumed by any number.
+
+It puts the parts together and keeps no logic of its own: appender and group commit write, scans read, consumers
+keep their place, the registry and compaction share `meta`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar, cast
+
+from seglog.catalog import Meta
+from seglog.clock import Clock, SystemClock
+from seglog.compact import compact
+from seglog.consumer import MAX_IN_FLIGHT, Consumer
+from seglog.cursor import Cursor
+from seglog.dead_letters import DeadLetters
+from seglog.disk.base import Directory, Disk
+from seglog.disk.memory import MemoryDisk
+from seglog.errors import (
+    DamageFound,
+    InvalidOption,
+    LogClosed,
+    LogForked,
+    LogNotFound,
+    NotALog,
+    OffsetOutOfRange,
+    ReadOnly,
+    RecordTooLarge,
+    SeglogError,
+    SerializeError,
+    StorageError,
+    UnknownConsumer,
+    storage_error,
+)
+from seglog.format.extended import decode_extended
+from seglog.format.layout import SEGMENT_RECORDS_MAX
+from seglog.format.names import CURSORS, META
+from seglog.group_commit import GroupCommit, Ticket
+from seglog.model import (
+    CompactReport,
+    ConsumerStats,
+    Extras,
+    Gap,
+    LogStats,
+    Message,
+    OpenReport,
+    Origin,
+    Record,
+    Serializer,
+    Start,
+    Where,
+)
+from seglog.opening import Opened, open_for_writing, read_cursors
+from seglog.options import (
+    GROUP_COMMIT_BYTES,
+    MIB,
+    RECORD_OVERHEAD_BYTES,
+    LogOptions,
+    consumer_name,
+    key_and_headers,
+    seconds,
+    whole,
+)
+from seglog.reader import Hole, Run
+from seglog.registry import Registry
+from seglog.source import LogSource
+from seglog.view import View
+
+T = TypeVar("T")
+logger = logging.getLogger("seglog")
+
+_open_logs: weakref.WeakSet[Log[Any]] = weakref.WeakSet()
+
+
+class Log(Generic[T]):
+    """One open log directory. Thread-safe. Made by `seglog.open`."""
+
+    def __init__(
+        self,
+        options: LogOptions,
+        source: LogSource[T],
+        disk: Disk,
+        path: str,
+        report: OpenReport,
+        opened: Opened | None,
+        view: View | None,
+    ) -> None:
+        self._options = options
+        self._source = source
+        self._disk = disk
+        self._path = path
+        self._report = report
+        self._opened = opened
+        self._view = view
+        self._consumers: dict[str, tuple[Consumer[T], tuple[object, ...]]] = {}
+        self._registry: Registry | None = None
+        self._cursors: Directory | None = None
+        self._lock = threading.RLock()
+        self._pid = os.getpid()
+        self._closed = False
+        self._forked = False
+        self._stop_syncing = threading.Event()
+        self._syncer: threading.Thread | None = None
+        self._commits: GroupCommit | None = None
+        if opened is not None:
+            self._commits = GroupCommit(opened.appender.commit, max_bytes=GROUP_COMMIT_BYTES)
+            opened.appender.on_progress = source.progressed
+            opened.appender.on_rotation = self._compact_at_rotation
+            self._registry = Registry(opened.cursors, opened.meta)
+        _open_logs.add(self)
+
+    # -- what it is
+
+    @property
+    def id(self) -> str:
+        """The log's identity, 32 hexadecimal digits, made at its creation."""
+        return self._source.origin.log_id
+
+    @property
+    def report(self) -> OpenReport:
+        """What opening found and did."""
+        return self._report
+
+    @property
+    def first_offset(self) -> int:
+        """The lowest offset that may still be there."""
+        self._check_open()
+        return self._source.first_offset()
+
+    @property
+    def next_offset(self) -> int:
+        """The offset that the next record gets, at least."""
+        self._check_open()
+        appender = self._source.appender
+        return appender.next_offset if appender is not None else self._source.seen().end_offset
+
+    @property
+    def durable_offset(self) -> int:
+        """Every record below it is fsynced."""
+        self._check_open()
+        appender = self._source.appender
+        return appender.durable_offset if appender is not None else self._source.seen().end_offset
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What could not be handled; iterable, oldest first."""
+        return self._source.dead_letters
+
+    # -- appending
+
+    def append(
+        self,
+        value: T,
+        key: bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        delay: float | None = None,
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Append one record and return its offset, once it is durable (under `durability="always"`).
+
+        Args:
+            value: bytes, or what the log's serializer takes.
+            key, headers: stored beside it, never interpreted.
+            delay: seconds before consumers get it.
+            ttl: seconds after which consumers no longer get it.
+            timeout: seconds to wait while the log is full (None: no limit).
+
+        Raises RecordTooLarge, SerializeError, LogFull, DiskFull, StorageError, LogClosed, ReadOnly: not accepted.
+        Raises LogFailed: not known; in or out is decided when the log is opened again.
+        """
+        if key is None and headers is None and delay is None and ttl is None and type(value) is bytes:
+            ticket = self._plain(value)
+        else:
+            ticket = self._ticket([Record(value, key, headers, delay, ttl)])
+        self._writable().commit(ticket)
+        return ticket.base_offset
+
+    def append_many(self, values: Iterable[T | Record[T]], timeout: float | None = None) -> range:
+        """Append all of these or none, and return their offsets once they are durable.
+
+        One batch, never split: raises RecordTooLarge before any byte is written if it exceeds the batch limit of
+        64 MiB (or the largest record). Otherwise as `append`.
+        """
+        ticket = self._ticket([v if isinstance(v, Record) else Record(v) for v in values])
+        commits = self._writable()
+        if not ticket.payloads:
+            return range(self.next_offset, self.next_offset)
+        commits.commit(ticket)
+        return range(ticket.base_offset, ticket.base_offset + len(ticket.payloads))
+
+    def submit(
+        self,
+        value: T,
+        key: bytes | None = None,
+        headers: Mapping[str, bytes] | None = None,
+        delay: float | None = None,
+        ttl: float | None = None,
+        timeout: float | None = None,
+    ) -> Future[int]:
+        """Append without waiting: the future has the offset once the record is durable, or the error."""
+        ticket = self._ticket([Record(value, key, headers, delay, ttl)])
+        ticket.future = Future()
+        self._writable().submit(ticket)
+        return ticket.future
+
+    def sync(self) -> None:
+        """All that was appended is durable on return. Raises LogFailed, after which it is not known."""
+        opened = self._writer_parts()
+        self._writable().exclusively(opened.appender.sync)
+
+    def wait_durable(self, offset: int, timeout: float | None = None) -> None:
+        """Return when `durable_offset` > `offset`. Raises TimeoutError after `timeout` seconds, LogClosed."""
+        opened = self._writer_parts()
+        clock = self._source.clock
+        deadline = None if timeout is None else clock.monotonic() + seconds("timeout", timeout)
+        while opened.appender.durable_offset <= offset:
+            self._check_open()
+            left = 1.0 if deadline is None else deadline - clock.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"offset {offset} is not durable yet")
+            self._source.wait_beyond(offset, min(left, 1.0))
+
+    def _plain(self, value: T) -> Ticket:
+        """The ticket of one record without extras: the hot path."""
+        payload = value if self._source.origin.serializer is None else self._encoded(value)
+        size = len(cast(bytes, payload))
+        if size > self._options.max_record_bytes:
+            raise self._too_large(size)
+        return Ticket((cast(bytes, payload),), None, size + 8)
+
+    def _ticket(self, records: list[Record[T]]) -> Ticket:
+        payloads = []
+        extras: list[Extras | None] = []
+        any_extras = False
+        size = 0
+        limit = self._options.max_record_bytes
+        for record in records:
+            payload = self._encoded(record.value)
+            if len(payload) > limit:
+                raise self._too_large(len(payload))
+            payloads.append(payload)
+            size += len(payload) + 8
+            extra = self._extras(record)
+            extras.append(extra)
+            if extra is not None:
+                any_extras = True
+                size += 24 + len(extra.key or b"") + sum(len(k) * 4 + len(v) + 6 for k, v in (extra.headers or {}).items())
+        if len(records) == 1 and size > limit + RECORD_OVERHEAD_BYTES:
+            raise RecordTooLarge(f"key and headers take more than {RECORD_OVERHEAD_BYTES} bytes beside the payload")
+        if size > self._options.max_batch_bytes or len(records) > SEGMENT_RECORDS_MAX:
+            raise RecordTooLarge(
+                f"a batch of {len(records)} records and {size} bytes exceeds the limit of "
+                f"{self._options.max_batch_bytes} bytes; append it in parts"
+            )
+        return Ticket(payloads, extras if any_extras else None, size)
+
+    def _too_large(self, size: int) -> RecordTooLarge:
+        return RecordTooLarge(f"a record of {size} bytes exceeds max_record_bytes={self._options.max_record_bytes}")
+
+    def _encoded(self, value: T) -> bytes:
+        serializer = self._source.origin.serializer
+        payload: object = value
+        if serializer is not None:
+            try:
+                payload = serializer.dumps(value)
+            except (ValueError, TypeError) as error:
+                raise SerializeError(f"the serializer refused the value: {error}") from error
+        if isinstance(payload, bytes):
+            return payload
+        if isinstance(payload, (bytearray, memoryview)):
+            return bytes(payload)
+        if serializer is not None:
+            raise SerializeError(f"the serializer made {type(payload).__name__}, not bytes")
+        raise InvalidOption(f"a payload must be bytes, not {type(payload).__name__}; encode it, or open with a serializer")
+
+    def _extras(self, record: Record[T]) -> Extras | None:
+        if record.key is None and record.headers is None and record.delay is None and record.ttl is None:
+            return None
+        headers = key_and_headers(record.key, record.headers)
+        now = self._source.clock.time_ns()
+        due = 0 if record.delay is None else now + int(seconds("delay", record.delay) * 1e9)
+        expiry = 0 if record.ttl is None else now + int(seconds("ttl", record.ttl) * 1e9)
+        return Extras(record.key, headers, due, expiry)
+
+    def _writable(self) -> GroupCommit:
+        commits = self._commits
+        if commits is None or self._closed or self._forked or self._failed_to_start():
+            self._check_open()
+            raise ReadOnly('the log was opened with mode "r"')
+        return commits
+
+    def _failed_to_start(self) -> bool:
+        """Under "interval" the first append starts the thread that syncs."""
+        if self._options.durability == "interval" and self._syncer is None and self._opened is not None:
+            with self._lock:
+                if self._syncer is None:
+                    self._syncer = threading.Thread(target=self._sync_often, name="seglog-sync", daemon=True)
+                    self._syncer.start()
+        return False
+
+    def _sync_often(self) -> None:
+        opened, commits = self._opened, self._commits
+        assert opened is not None and commits is not None
+        while not self._stop_syncing.wait(self._options.sync_interval):
+            try:
+                if opened.appender.written != opened.appender.seen:
+                    commits.exclusively(opened.appender.sync_written)
+            except SeglogError as error:
+                logger.error("syncing stops: %s", error)
+                return
+
+    def _writer_parts(self) -> Opened:
+        self._check_open()
+        if self._opened is None:
+            raise ReadOnly('the log was opened with mode "r"')
+        return self._opened
+
+    # -- reading
+
+    def get(self, offset: int) -> Message[T] | None:
+        """The record at `offset`; None if it was never there or is gone. Raises DamageFound, StorageError."""
+        self._check_open()
+        whole("offset", offset, -(1 << 63), 1 << 63)
+        if offset < self._source.first_offset() or offset >= self._source.seen().end_offset:
+            return None
+        scan = self._source.scan(offset)
+        try:
+            found = scan.next()
+        finally:
+            scan.close()
+        if isinstance(found, Run) and found.first == offset:
+            return next(self._messages(found, offset + 1))
+        if isinstance(found, Hole) and found.segment is not None:
+            raise DamageFound(
+                f"offset {offset}: {found.detail} in {found.segment.file_name} at byte {found.position}; "
+                "seglog verify lists all damage",
+                segment=found.segment.file_name,
+                position=found.position,
+                reason=found.detail,
+            )
+        return None
+
+    def read(
+        self, start: Where | None = None, stop: Where | None = None, on_gap: Callable[[Gap], None] | None = None
+    ) -> Iterator[Message[T]]:
+        """Iterate over the records from `start` to before `stop`, ending at the visible end.
+
+        Args:
+            start, stop: an offset or an aware datetime; None for the first and the visible end.
+            on_gap: called for each gap that is passed over; without it a warning is logged.
+
+        Raises StorageError if the disk does not read. The iterator is not thread-safe.
+        """
+        self._check_open()
+        source = self._source
+        first = source.first_offset() if start is None else self._place(start)
+        last = None if stop is None else self._place(stop)
+        return self._read(max(first, source.first_offset()), last, on_gap)
+
+    def _place(self, where: Where) -> int:
+        if isinstance(where, int) and not isinstance(where, bool):
+            if where < 0:
+                raise OffsetOutOfRange(f"offset {where} is negative")
+            return where
+        return self._source.resolve(where)
+
+    def _read(self, offset: int, stop: int | None, on_gap: Callable[[Gap], None] | None) -> Iterator[Message[T]]:
+        scan = self._source.scan(offset)
+        try:
+            while stop is None or scan.offset < stop:
+                self._check_open()
+                found = scan.next()
+                if found is None:
+                    return
+                if isinstance(found, Run):
+                    yield from self._messages(found, stop)
+                    continue
+                last = found.stop if stop is None else min(found.stop, stop)
+                if last <= found.first:
+                    return
+                gap = Gap(found.first, last - 1, found.reason)
+                if on_gap is not None:
+                    on_gap(gap)
+                else:
+                    logger.warning("read: offsets %d to %d: %s", gap.first_offset, gap.last_offset, gap.reason)
+        finally:
+            scan.close()
+
+    def _messages(self, run: Run, stop: int | None) -> Iterator[Message[T]]:
+        origin = self._source.origin
+        for offset, stored in enumerate(run.records, run.first):
+            if stop is not None and offset >= stop:
+                return
+            payload, extras = decode_extended(stored) if run.extended else (stored, None)
+            yield Message(offset, payload, run.time_ns, origin, extras)
+
+    # -- consumers
+
+    def consumer(
+        self,
+        name: str,
+        start: Start = "earliest",
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> Consumer[T]:
+        """The consumer of this name, registered if it is new (durable on return).
+
+        Args:
+            name: 1 to 64 of A-Z a-z 0-9 . _ - , beginning with a letter or digit.
+            start: "earliest", "latest", an offset or an aware datetime; only when the name is new.
+            max_in_flight: messages given out and not yet answered, at most.
+            on_gap: called for each range of offsets that will not come.
+
+        Twice on one Log it is the same object. Raises ConsumerBusy if another process holds it, InvalidOption.
+        """
+        consumer_name(name)
+        settings = (max_in_flight, on_gap)
+        with self._lock:
+            self._check_open()
+            known = self._consumers.get(name)
+            if known is not None:
+                if known[1] != settings:
+                    raise InvalidOption(f"consumer {name!r} is open with other options; close it first")
+                return known[0]
+            registry = self._registered()
+            try:
+                cursor = self._open_cursor(registry, name, start)
+            except OSError as error:
+                raise storage_error(error, f"opening consumer {name!r}") from error
+            try:
+                made = Consumer(
+                    self._source, cursor, max_in_flight=max_in_flight, on_gap=on_gap, on_close=self._forget
+                )
+            except BaseException:
+                cursor.close()
+                raise
+            self._consumers[name] = made, settings
+            return made
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._consumers.pop(name, None)
+
+    def _open_cursor(self, registry: Registry, name: str, start: Start) -> Cursor:
+        source = self._source
+        with registry.locked():
+            fresh = name not in registry.names()
+            if fresh:
+                registry.register(name, source.resolve(start))
+            cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
+            end = source.seen().end_offset
+            if cursor is not None and cursor.watermark > end + SEGMENT_RECORDS_MAX:
+                cursor.close()
+                cursor = None
+            if cursor is None:
+                logger.warning("the cursor of consumer %r does not read back; it begins again at the start", name)
+                registry.restart(name, source.first_offset())
+                cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
+        if cursor is None:
+            raise StorageError(5, f"the cursor of consumer {name!r} cannot be read even after it was made anew")
+        return cursor
+
+    def _registered(self) -> Registry:
+        """The registry; in mode "r" this is the first thing that is written."""
+        if self._registry is None:
+            root = self._source.root
+            try:
+                self._cursors = root.directory(CURSORS, create=CURSORS not in root.list())
+                meta = Meta.open(root, write=True)
+            except OSError as error:
+                raise storage_error(error, "opening the register of consumers") from error
+            if meta is None:
+                raise NotALog(f"{self._path}: {META} is missing or damaged; open the log for writing once to rebuild it")
+            if self._source.meta is not None:
+                self._source.meta.close()
+            self._source.meta = meta
+            if self._view is not None:
+                self._view.meta = meta
+            self._registry = Registry(self._cursors, meta)
+        return self._registry
+
+    def consumers(self) -> dict[str, ConsumerStats]:
+        """Every registered consumer and where it stands, those of other processes too."""
+        self._check_open()
+        source = self._source
+        try:
+            cursors = source.root.directory(CURSORS)
+        except FileNotFoundError:
+            return {}
+        try:
+            states = read_cursors(cursors)
+        finally:
+            cursors.close()
+        end = source.seen().end_offset
+        count = source.catalog.records_before
+        found = {}
+        for name, start in source.state().consumers:
+            held = self._consumers.get(name)
+            if held is not None:
+                found[name] = held[0].stats()
+                continue
+            state = states.get(name)
+            mark = state.watermark if state is not None else start
+            acked = sum(count(last) - count(first) for first, last in (state.acked if state is not None else ()))
+            lag = max(0, count(max(end, mark)) - count(mark) - acked)
+            lag_bytes = max(0, source.bytes_before(end) - source.bytes_before(mark))
+            found[name] = ConsumerStats(mark, lag, lag_bytes, self._age(mark), 0)
+        return found
+
+    def _age(self, offset: int) -> float | None:
+        scan = self._source.scan(offset)
+        try:
+            found = scan.next()
+        finally:
+            scan.close()
+        if not isinstance(found, Run):
+            return None
+        return max(0.0, (self._source.clock.time_ns() - found.time_ns) / 1e9)
+
+    def remove_consumer(self, name: str) -> None:
+        """Forget a consumer, so that it pins nothing any more; durable on return.
+
+        Raises UnknownConsumer, and ConsumerBusy while another process holds it.
+        """
+        consumer_name(name)
+        with self._lock:
+            self._check_open()
+            held = self._consumers.get(name)
+            if held is not None:
+                held[0].close()
+            registry = self._registered()
+            with registry.locked():
+                if name not in registry.names():
+                    raise UnknownConsumer(f"no consumer {name!r} is registered in {self._path}")
+                cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)  # raises ConsumerBusy
+                if cursor is not None:
+                    cursor.close()
+                registry.remove(name)
+
+    # -- housekeeping
+
+    def compact(self) -> CompactReport:
+        """Give back the segments that every registered consumer has passed; durable on return.
+
+        Works beside a live writer too. Without consumers nothing is reclaimed. Raises StorageError.
+        """
+        with self._lock:
+            self._check_open()
+            for consumer, _ in self._consumers.values():
+                consumer.flush()
+            if not self._source.catalog.refresh():
+                return CompactReport()
+            return compact(self._source.catalog, self._registered())
+
+    def _compact_at_rotation(self) -> None:
+        """The writer gives space back as it goes; another process at it, or an error, never fails an append."""
+        try:
+            if self._registry is not None and self._source.state().consumers:
+                compact(self._source.catalog, self._registry, wait=0.0)
+        except SeglogError as error:
+            logger.warning("compaction at rotation: %s", error)
+
+    def stats(self) -> LogStats:
+        """The log as it stands now."""
+        self._check_open()
+        source = self._source
+        catalog = source.catalog
+        names = catalog.refresh()
+        size = 0
+        for name in names:
+            try:
+                file = catalog.segments.open(name.file_name)
+            except FileNotFoundError:
+                continue
+            size += file.size()
+            file.close()
+        end = source.seen().end_offset
+        first = source.first_offset()
+        consumers = self.consumers()
+        second = names[1].base_offset if len(names) > 1 else None
+        pinned = tuple(n for n, s in sorted(consumers.items()) if second is not None and s.watermark < second)
+        return LogStats(
+            first_offset=first,
+            next_offset=self.next_offset,
+            durable_offset=self.durable_offset,
+            records=max(0, catalog.records_before(end) - catalog.records_before(first)),
+            bytes=size,
+            segments=len(names),
+            consumers=consumers,
+            dead_letters=len(source.dead_letters),
+            pinned_by=pinned,
+        )
+
+    def close(self) -> None:
+        """Finish what is queued, leave a close marker, let go of lock and files. Twice is fine.
+
+        Closes the log's consumers. Raises LogFailed if the last sync failed.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            if self._forked:
+                self._abandon()
+                return
+            self._stop_syncing.set()
+            for consumer, _ in list(self._consumers.values()):
+                consumer.close()
+        try:
+            if self._commits is not None and self._opened is not None:
+                self._commits.close(self._opened.appender.close)
+        finally:
+            with self._lock:
+                self._abandon()
+            self._source.wake()
+
+    def _abandon(self) -> None:
+        """Close the files and nothing else."""
+        self._closed = True
+        self._source.closed = True
+        parts: list[Any] = []
+        if self._opened is not None:
+            parts = [self._opened.meta, self._opened.segments, self._opened.cursors, self._opened.lock]
+        if self._view is not None:
+            parts.append(self._view)
+        parts += [self._cursors, self._source.root]
+        for part in parts:
+            if part is not None:
+                part.close()
+
+    def _after_fork(self) -> None:
+        """In the child: this handle is dead. Closing our copies of the descriptors leaves the parent's lock alone."""
+        self._forked = True
+        self._lock = threading.RLock()
+        for consumer, _ in self._consumers.values():
+            consumer.abandon()
+        if self._opened is not None:
+            self._opened.appender.abandon()
+        self._abandon()
+
+    def _check_open(self) -> None:
+        if self._forked:
+            raise LogForked("this log was opened before fork(); open it again in the child")
+        if self._closed:
+            raise LogClosed("the log is closed")
+
+    def __enter__(self) -> Log[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Log {self._path!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a Log does not pickle; pass its path")
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and not self._forked:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+
+def open(
+    path: str | os.PathLike[str],
+    mode: str = "rw",
+    *,
+    durability: str = "always",
+    sync_interval: float = 0.1,
+    segment_bytes: int = 64 * MIB,
+    max_record_bytes: int = 16 * MIB,
+    compression: str | None = None,
+    file_mode: int = 0o600,
+    dead_letter_bytes: int = 64 * MIB,
+    serializer: Serializer[Any] | None = None,
+    strict: bool = False,
+    disk: Disk | None = None,
+    clock: Clock | None = None,
+) -> Log[Any]:
+    """Open a log directory; "rw" creates it if need be and recovers it (see `Log.report`).
+
+    Args:
+        path: the directory; the str ":memory:" means a log that lives in this process only.
+        mode: "rw": the one writer. "r": reads, and consumes by name, beside a live writer or without one.
+        durability: "always": append returns when the record is fsynced. "interval": when it is written; a sync
+            follows within `sync_interval` seconds, and readers see it then. "never": survives the death of the
+            process, not power loss.
+        sync_interval: seconds.
+        segment_bytes: a target; a batch that does not fit opens a new segment.
+        max_record_bytes: of one payload.
+        compression: None or "zstd", per batch.
+        file_mode: of what is created; directories get x where this has r.
+        dead_letter_bytes: the most that the dead-letter queue may hold.
+        serializer: an object with dumps(value) -> bytes and loads(bytes) -> value; None for bytes.
+        strict: raise DamageFound instead of opening a log that shows damage.
+        disk, clock: for tests.
+
+    Raises InvalidOption, NotALog, LogNotFound (mode "r"), LogLocked, UnsupportedVersion, DamageFound (strict),
+    StorageError. An existing log opens whatever its bytes are.
+    """
+    if sys.platform == "win32":
+        raise NotImplementedError("seglog needs POSIX file locks and directory syncs; Windows is not supported yet")
+    options = LogOptions(mode, durability, sync_interval, segment_bytes, max_record_bytes, compression, file_mode, strict)
+    whole("dead_letter_bytes", dead_letter_bytes, 4096, 1 << 40)
+    if disk is None:
+        if path == ":memory:":
+            disk = MemoryDisk()
+        else:
+            from seglog.disk.local import LocalDisk
+
+            disk = LocalDisk()
+    name = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InvalidOption(f"path {path!r}: expected a directory name")
+    clock = clock or SystemClock()
+    try:
+        root = disk.open(
+            name, create=mode == "rw", file_mode=options.file_mode, directory_mode=options.directory_mode
+        )
+    except FileNotFoundError as error:
+        raise LogNotFound(f'{name}: no such directory; mode "r" creates none') from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise NotALog(f"{name}: a log is a directory, this is a file") from error
+    except OSError as error:
+        raise storage_error(error, f"opening {name}") from error
+    try:
+        return _open(root, name, options, disk, clock, serializer, dead_letter_bytes)
+    except BaseException as error:
+        root.close()
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise storage_error(error, f"opening {name}") from error
+        raise
+
+
+def _open(
+    root: Directory,
+    name: str,
+    options: LogOptions,
+    disk: Disk,
+    clock: Clock,
+    serializer: Serializer[Any] | None,
+    dead_letter_bytes: int,
+) -> Log[Any]:
+    letters = DeadLetters(disk, clock, root, options, dead_letter_bytes)
+    if options.mode == "rw":
+        opened = open_for_writing(disk, clock, root, options)
+        if opened.report.created:
+            letters.prepare()
+        source: LogSource[Any] = LogSource(
+            Origin(opened.meta.log_id.hex(), serializer),
+            opened.catalog,
+            clock,
+            letters,
+            root,
+            opened.meta,
+            appender=opened.appender,
+        )
+        log: Log[Any] = Log(options, source, disk, name, opened.report, opened, None)
+        if options.strict and (opened.report.damage or opened.report.missing or opened.report.suspect):
+            log.close()
+            raise strict_error(opened.report)
+        return log
+    view = View.open(disk, root)
+    if view is None:
+        raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')
+    source = LogSource(
+        Origin(view.log_id.hex(), serializer), view.catalog, clock, letters, root, view.meta, horizon=view.horizon
+    )
+    return Log(options, source, disk, name, OpenReport(), None, view)
+
+
+def strict_error(report: OpenReport) -> DamageFound:
+    """The first finding, for strict=True."""
+    if report.damage:
+        first = report.damage[0]
+        return DamageFound(
+            f"{first.segment}: {first.reason} at byte {first.position}",
+            segment=first.segment,
+            position=first.position,
+            reason=first.reason,
+        )
+    lost = (*report.missing, *report.suspect)[0]
+    kind = "missing" if report.missing else "suspect"
+    return DamageFound(
+        f"offsets {lost.first_offset} to {lost.last_offset} are {kind}", segment="", position=0, reason=kind
+    )
+
+
+def _after_fork_in_child() -> None:
+    for log in list(_open_logs):
+        log._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,470 @@
+"""Open a log directory for writing: lock, finish an interrupted creation, find the end, recover (FORMAT.md §10.6).
+
+Recovery never writes into the segment it recovers: what nothing proves durable is copied into a successor whose
+header declares the old one's end. A crash in here leaves a `.tmp` or a name that is not yet durable, so doing it
+again gives the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from seglog.appender import WAITING_ERRNOS, Appender, first_header
+from seglog.catalog import Catalog, Meta
+from seglog.clock import Clock
+from seglog.disk.base import Directory, Disk
+from seglog.errors import DamageFound, SeglogError
+from seglog.findings import block_damage, rot_damage
+from seglog.format import layout as L
+from seglog.format import names as N
+from seglog.format.cursor_state import CursorState, Seen, decode_cursor
+from seglog.format.meta_state import MetaState
+from seglog.format.segment_header import SegmentHeader
+from seglog.lock_file import LockFile
+from seglog.model import Damage, OffsetRange, OpenReport
+from seglog.options import DURABILITIES, LogOptions
+from seglog.recovery import Action, Ending, Situation, Verdict, decide
+from seglog.segment_reader import Block, SegmentReader
+from seglog.segment_writer import Mark, SegmentWriter, StoredBatch
+from seglog.slot_file import SlotFile
+from seglog.tail import Tail, examine
+from seglog.view import check_is_log, id_from_segments
+
+logger = logging.getLogger("seglog")
+
+JUMP = L.SEGMENT_RECORDS_MAX
+LOCK_WAIT_SECONDS = 0.1  # `verify` holds the lock for an instant, to learn whether a writer lives
+
+
+@dataclass
+class Opened:
+    """A log directory, open for writing."""
+
+    root: Directory
+    segments: Directory
+    cursors: Directory
+    lock: LockFile
+    meta: Meta
+    catalog: Catalog
+    appender: Appender
+    report: OpenReport
+
+
+@dataclass
+class Target:
+    """Where offsets go on behind the last segment, and why."""
+
+    base: int
+    reason: str
+    lost_segments: bool = False
+    segment_id: int | None = None
+
+
+def read_cursors(cursors: Directory) -> dict[str, CursorState | None]:
+    """Every cursor file's state by consumer name; None where it does not read back."""
+    found: dict[str, CursorState | None] = {}
+    for entry in cursors.list():
+        name = entry.removesuffix(N.CURSOR_SUFFIX)
+        if name == entry:
+            continue
+        file = cursors.open(entry)
+        try:
+            slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=bytes(16), slot_bytes=L.CURSOR_SLOT_BYTES)
+            payload = slots.load()
+            state = None if payload is None else decode_cursor(payload)
+        except ValueError:
+            state = None
+        finally:
+            file.close()
+        found[name] = state if state is not None and state.name == name else None
+    return found
+
+
+def open_for_writing(
+    disk: Disk, clock: Clock, root: Directory, options: LogOptions, *, wait: float = LOCK_WAIT_SECONDS, segment_bytes: int | None = None
+) -> Opened:
+    """Open, recover and report. The caller closes `root` if this raises."""
+    entries = check_is_log(root)
+    lock = LockFile.acquire(root, disk.holder(), wait=wait)
+    opened: list[Directory] = []
+    try:
+        created = N.META not in entries
+        for name in (N.SEGMENTS, N.CURSORS, N.DEAD):
+            opened.append(root.directory(name, create=name not in entries))
+        segments, cursors, dead = opened
+        dead.close()
+        _remove_temporary(root, segments)
+        _sync_names(root, segments, cursors)
+        catalog = Catalog(segments)
+        return _Opening(disk, clock, root, segments, cursors, lock, catalog, options, segment_bytes).run(created)
+    except BaseException:
+        for directory in opened:
+            directory.close()
+        lock.close()
+        raise
+
+
+def _remove_temporary(*directories: Directory) -> None:
+    for directory in directories:
+        for entry in directory.list():
+            if N.is_temporary(entry):
+                try:
+                    directory.unlink(entry)
+                except OSError as error:
+                    if error.errno not in WAITING_ERRNOS:
+                        raise
+
+
+def _sync_names(root: Directory, segments: Directory, cursors: Directory) -> None:
+    """Whoever made these names may have died before syncing them: nothing is acknowledged on top of that."""
+    try:
+        for directory in (segments, cursors, root):
+            directory.sync()
+        root.sync_parents()
+    except OSError as error:
+        if error.errno not in WAITING_ERRNOS:
+            raise
+
+
+class _Opening:
+    """One opening under way; the pieces it needs, so that they are not handed through every call."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        clock: Clock,
+        root: Directory,
+        segments: Directory,
+        cursors: Directory,
+        lock: LockFile,
+        catalog: Catalog,
+        options: LogOptions,
+        segment_bytes: int | None,
+    ) -> None:
+        self.root, self.segments, self.cursors = root, segments, cursors
+        self.lock, self.catalog, self.clock, self.options = lock, catalog, clock, options
+        self.boot_id = disk.boot_id()
+        self.segment_bytes = segment_bytes
+        self.states = read_cursors(cursors)
+        self.hint = lock.hint()
+        self.damage: list[Damage] = []
+        self.suspect: list[OffsetRange] = []
+        self.skipped: list[OffsetRange] = []
+        self.missing: list[OffsetRange] = []
+        self.torn_bytes = 0
+        self.recovered = 0
+        self.clean = True
+
+    def run(self, created: bool) -> Opened:
+        meta = Meta.open(self.root, write=True)
+        had_segments = bool(self.catalog.names)
+        log_id = meta.log_id if meta is not None else id_from_segments(self.catalog) or self.clock.random_bytes(16)
+        appender = self._end(log_id, meta)
+        if meta is None:
+            meta = self._new_meta(log_id)
+        if not had_segments and created:
+            self.clean = True
+        warnings = [*self.root.warnings(), *(f"foreign file {name!r} in segments/" for name in self.catalog.foreign)]
+        for warning in warnings:
+            logger.warning("%s", warning)
+        report = OpenReport(
+            created=created and not had_segments,
+            clean=self.clean,
+            recovered_records=self.recovered,
+            torn_tail_bytes=self.torn_bytes,
+            damage=tuple(self.damage),
+            suspect=tuple(self.suspect),
+            missing=tuple(self.missing),
+            skipped=tuple(self.skipped),
+            warnings=tuple(warnings),
+        )
+        return Opened(self.root, self.segments, self.cursors, self.lock, meta, self.catalog, appender, report)
+
+    def _new_meta(self, log_id: bytes) -> Meta:
+        """`meta` comes last in a creation; where segments are older than it, it was lost and is rebuilt."""
+        names = self.catalog.names
+        start = names[0].base_offset if names else 0
+        consumers = tuple((name, state.start if state else start) for name, state in sorted(self.states.items()))
+        if N.META in self.root.list():
+            self.root.unlink(N.META)
+        meta = Meta.create(self.root, log_id, MetaState(start, self.clock.time_ns(), consumers))
+        self.root.sync()
+        return meta
+
+    def _end(self, log_id: bytes, meta: Meta | None) -> Appender:
+        """Find the end, decide, and make the appender; recovery itself waits if the disk takes no writes."""
+        if not self.catalog.names:
+            return self._without_segments(log_id, meta)
+        name = self.catalog.names[-1]
+        try:
+            segment = self.catalog.open(name)
+        except DamageFound as error:
+            return self._unreadable_last(log_id, meta, name, error)
+        tail = self._examine(segment)
+        target = self._target(segment.header, tail, meta)
+        verdict = decide(Situation(tail.ending, tail.unproven, self._jumps(tail, target)))
+        self._note(segment, tail, target, verdict)
+        appender = self._appender(
+            log_id, Seen(name.segment_id, tail.proven.position, tail.proven.offset), tail.proven.offset
+        )
+        appender.next_offset = target.base
+
+        def recover() -> SegmentWriter:
+            if verdict.action is Action.CONTINUE:
+                return self._continue(segment, tail, appender)
+            return self._succeed(segment, tail, target, appender)
+
+        appender.recover = recover
+        self._try(appender, marked=tail.ending is Ending.CLOSED)
+        return appender
+
+    def _appender(self, log_id: bytes, seen: Seen, next_offset: int) -> Appender:
+        return Appender(
+            self.catalog,
+            self.lock,
+            self.clock,
+            self.options,
+            log_id,
+            self.boot_id,
+            seen=seen,
+            next_offset=next_offset,
+            segment_bytes=self.segment_bytes,
+        )
+
+    def _try(self, appender: Appender, *, marked: bool = False) -> None:
+        try:
+            appender.ready(marked=marked)
+        except OSError as error:
+            if error.errno not in WAITING_ERRNOS:
+                raise
+            logger.warning("opened for reading; appends wait until the disk takes writes again (%s)", error)
+
+    # -- what is known
+
+    def _examine(self, segment: SegmentReader) -> Tail:
+        header, number = segment.header, segment.name.segment_id
+        covered = None
+        restarted = False
+        if self.hint is not None and self.hint.segment_id == number and self.hint.salt == header.salt:
+            covered = Mark(self.hint.position, self.hint.end_offset)
+            restarted = self.hint.boot_id != self.boot_id
+        proofs = [Mark(header.born_position, header.born_offset), Mark(L.DATA_START, header.base_offset)]
+        if covered is not None:
+            proofs.append(covered)
+        for state in self.states.values():
+            if state is not None and state.seen.segment_id == number:
+                proofs.append(Mark(state.seen.position, state.seen.end_offset))
+        return examine(segment, proofs, covered=covered, restarted=restarted)
+
+    def _target(self, header: SegmentHeader, tail: Tail, meta: Meta | None) -> Target:
+        """The first offset that may be given out next (FORMAT.md §5.2: one that was shown is never used again)."""
+        end = tail.run_end.offset
+        if tail.ending is Ending.SUSPECT:
+            # Behind all that the suspect bytes may have held; an unknown number takes the whole jump.
+            end = tail.bad_end.offset if tail.count_known else end + JUMP
+        target = Target(max(end, tail.highest), "torn" if tail.highest > end else "")
+        if header.floor_offset > target.base:
+            target = Target(header.floor_offset, "torn")
+        if self._unclean_unsynced(header, tail):
+            target = Target(target.base + JUMP, "unclean")
+        self._look_for_lost_segments(header, target)
+        start = meta.state.start_offset if meta is not None else 0
+        if start > target.base:
+            target.base, target.reason = start, "missing"
+        self._look_at_cursors(header, tail, target, meta)
+        return target
+
+    def _unclean_unsynced(self, header: SegmentHeader, tail: Tail) -> bool:
+        """Records may have been shown, never synced, and lost with the machine's memory."""
+        if DURABILITIES[header.durability] == "always" or tail.ending is Ending.CLOSED:
+            return False
+        return self.hint is None or self.hint.boot_id != self.boot_id
+
+    def _look_for_lost_segments(self, header: SegmentHeader, target: Target) -> None:
+        name = self.catalog.names[-1]
+        beyond = [state.seen.segment_id for state in self.states.values() if state is not None]
+        if self.hint is not None and self.hint.segment_id > name.segment_id:
+            beyond.append(self.hint.segment_id)
+            target.base = max(target.base, self.hint.end_offset)
+        last_known = max([name.segment_id, *(number for number in beyond if number != L.NO_SEGMENT)])
+        if last_known == name.segment_id and self.catalog.facts(name).footer is not None:
+            last_known += 1  # a footer is written only when the successor is durable
+        if last_known > name.segment_id:
+            target.base += JUMP
+            target.reason, target.lost_segments, target.segment_id = "missing", True, last_known + 1
+
+    def _look_at_cursors(self, header: SegmentHeader, tail: Tail, target: Target, meta: Meta | None) -> None:
+        unreadable = False
+        for state in self.states.values():
+            if state is None:
+                unreadable = True
+                continue
+            ahead = max([state.watermark, state.seen.end_offset, *(stop for _, stop in state.acked)])
+            if ahead > target.base + JUMP:
+                unreadable = True
+            elif ahead > target.base:
+                target.base, target.reason = ahead, target.reason or "cursor"
+        registered = meta.state.consumers if meta is not None else ()
+        unreadable = unreadable or any(name not in self.states for name, _ in registered)
+        empty = tail.run_end.position == L.DATA_START
+        jumped = empty and L.JUMP_REASONS[header.jump_reason] == "cursor"
+        if unreadable and not jumped:
+            target.base, target.reason = target.base + JUMP, "cursor"
+
+    def _jumps(self, tail: Tail, target: Target) -> bool:
+        return target.base > tail.run_end.offset or target.lost_segments
+
+    # -- what is done about it
+
+    def _continue(self, segment: SegmentReader, tail: Tail, appender: Appender) -> SegmentWriter:
+        """Nothing but zero bytes follows what is proven: the segment just goes on."""
+        segment.close()
+        file = self.segments.open(segment.name.file_name, write=True)
+        writer = SegmentWriter(
+            file,
+            segment.header,
+            tail.run_end,
+            allocated=file.size(),
+            segment_bytes=appender.segment_bytes,
+            compress=appender.compression,
+        )
+        writer.first_time_ns = segment.header.created_ns
+        return writer
+
+    def _succeed(self, segment: SegmentReader, tail: Tail, target: Target, appender: Appender) -> SegmentWriter:
+        old = segment.header
+        if tail.ending is Ending.SUSPECT:
+            end = Mark(tail.bad_end.position, tail.bad_end.offset if tail.count_known else tail.run_end.offset + JUMP)
+            writer = appender.succeed(
+                appender.header_after(
+                    old,
+                    end,
+                    segment_id=target.segment_id,
+                    base_offset=target.base,
+                    reason=target.reason or "suspect",
+                    suspect_position=tail.run_end.position,
+                ),
+                (),
+            )
+        elif tail.run_end.offset > tail.proven.offset:
+            # The copy first, alone: it declares the old end. A jump behind it waits in its floor until it is done.
+            header = appender.header_after(old, tail.proven, floor=target.base)
+            writer = appender.succeed(header, self._run(segment, tail))
+            if target.base > writer.next_offset or target.lost_segments:
+                first = writer
+                writer = appender.succeed(
+                    appender.header_after(
+                        first.header,
+                        Mark(first.position, first.next_offset),
+                        segment_id=target.segment_id,
+                        base_offset=target.base,
+                        reason=target.reason,
+                    ),
+                    (),
+                )
+                first.close()
+        else:
+            header = appender.header_after(
+                old, tail.proven, segment_id=target.segment_id, base_offset=target.base, reason=target.reason
+            )
+            writer = appender.succeed(header, ())
+        self._trim(segment, tail)
+        segment.close()
+        return writer
+
+    def _run(self, segment: SegmentReader, tail: Tail) -> Iterator[StoredBatch]:
+        """The valid batches behind the proven end, to be written anew."""
+        for found in segment.walk(tail.proven.position, tail.proven.offset, tail.run_end.position):
+            assert isinstance(found, Block)
+            records = [record for record in found.records() if record is not None]
+            if records:
+                yield StoredBatch(records, found.header.time_ns, found.header.flags & ~L.FLAG_CLOSE)
+
+    def _trim(self, segment: SegmentReader, tail: Tail) -> None:
+        """Give back the zeros behind the last byte; bytes that were cut stay. The successor is durable by now."""
+        size = segment.file.size()
+        used = max(segment.last_non_zero(tail.proven.position, size), tail.proven.position)
+        try:
+            file = self.segments.open(segment.name.file_name, write=True)
+            try:
+                file.truncate(min(L.aligned(used), size))
+            finally:
+                file.close()
+        except OSError as error:
+            logger.warning("%s keeps its preallocated space (%s)", segment.name.file_name, error)
+
+    def _without_segments(self, log_id: bytes, meta: Meta | None) -> Appender:
+        """A new log; or, where `meta` or a cursor remembers more, one that lost all its segments."""
+        known = [0]
+        numbers = [-1]
+        lost = meta is not None
+        if meta is not None:
+            known.append(meta.state.start_offset)
+            numbers += [removed.last_id for removed in meta.state.removed]
+        for state in self.states.values():
+            if state is not None:
+                lost = True
+                known += [state.watermark, state.seen.end_offset]
+                if state.seen.segment_id != L.NO_SEGMENT:
+                    numbers.append(state.seen.segment_id)
+        if self.hint is not None and lost:
+            known.append(self.hint.end_offset)
+            numbers.append(self.hint.segment_id)
+        base = max(known) + (JUMP if lost else 0)
+        name = N.SegmentName(base, max(numbers) + 1 + (1 if lost else 0))
+        header = first_header(self.clock, self.options, log_id, name, "missing" if lost else "")
+        if lost:
+            self.clean = False
+            self.missing.append(OffsetRange(meta.state.start_offset if meta else 0, base - 1))
+        appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, base), base)
+        appender.recover = lambda: appender.succeed(header, ())
+        appender.ready()
+        return appender
+
+    def _unreadable_last(self, log_id: bytes, meta: Meta | None, name: N.SegmentName, error: SeglogError) -> Appender:
+        """No salt is left for the last segment: all its batches are out of reach. A jump goes over whatever it held."""
+        size = self._size(name)
+        known = [name.base_offset, meta.state.start_offset if meta else 0]
+        known += [state.watermark for state in self.states.values() if state is not None]
+        if self.hint is not None and self.hint.segment_id >= name.segment_id:
+            known.append(self.hint.end_offset)
+        base = max(known) + JUMP
+        self.damage.append(Damage(name.file_name, 0, size, name.base_offset, base - 1, "segment header"))
+        self.clean = False
+        options = self.options
+        lost = first_header(self.clock, options, log_id, name)
+        appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, name.base_offset), name.base_offset)
+        header = appender.header_after(lost, Mark(max(size, L.DATA_START), base), reason="missing")
+        header = header._replace(predecessor=header.predecessor._replace(salt=0) if header.predecessor else None)
+        appender.recover = lambda: appender.succeed(header, ())
+        self._try(appender)
+        logger.error("%s", error)
+        return appender
+
+    def _size(self, name: N.SegmentName) -> int:
+        file = self.segments.open(name.file_name)
+        try:
+            return file.size()
+        finally:
+            file.close()
+
+    def _note(self, segment: SegmentReader, tail: Tail, target: Target, verdict: Verdict) -> None:
+        """For the report: what was found here."""
+        self.clean = verdict.clean
+        self.recovered = tail.run_end.offset - tail.proven.offset
+        for found in tail.rot:
+            made = block_damage(segment.name, found) if isinstance(found, Block) else [rot_damage(segment.name, found)]
+            self.damage += made
+        end = tail.run_end.offset
+        if verdict.finding == "torn":
+            self.torn_bytes = tail.bad_end.position - tail.run_end.position
+        elif verdict.finding == "suspect":
+            end = tail.bad_end.offset if tail.count_known else end + JUMP
+            if end > tail.run_end.offset:
+                self.suspect.append(OffsetRange(tail.run_end.offset, end - 1))
+        if target.base > end:
+            lost = target.lost_segments
+            (self.missing if lost else self.skipped).append(OffsetRange(end, target.base - 1))
+

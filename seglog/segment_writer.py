@@ -1,0 +1,198 @@
+"""Make a segment, append batches to it, sync it, seal it (FORMAT.md §5, §10.1, §10.2).
+
+Disk first, then fields: the position moves only after the bytes are written, `durable` only after the sync.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from seglog.disk.base import Directory, File
+from seglog.errors import LogFailed
+from seglog.format import layout as L
+from seglog.format.batch import encode_batch
+from seglog.format.footer import Footer, IndexEntry, encode_footer
+from seglog.format.names import TEMPORARY, SegmentName
+from seglog.format.segment_header import SegmentHeader, encode_segment_header
+
+PREALLOCATION_MIN = 64 * 1024
+PREALLOCATION_MAX = 8 * 1024 * 1024
+INDEX_EVERY_BYTES = 256 * 1024
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Mark(NamedTuple):
+    """A place in a segment: the byte position, and the offset that comes next there."""
+
+    position: int
+    offset: int
+
+
+class StoredBatch(NamedTuple):
+    """Stored records with the append time and flags they are to have."""
+
+    records: Sequence[bytes]
+    time_ns: int
+    flags: int
+
+
+class SegmentWriter:
+    """The active segment. Not thread-safe; the group commit's leader is alone here."""
+
+    def __init__(
+        self,
+        file: File,
+        header: SegmentHeader,
+        end: Mark,
+        *,
+        allocated: int,
+        segment_bytes: int,
+        compress: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self.file = file
+        self.header = header
+        self.name = SegmentName(header.base_offset, header.segment_id)
+        self.position = end.position
+        self.next_offset = end.offset
+        self.durable = end
+        self.index: list[IndexEntry] = []
+        self.first_time_ns = 0
+        self.last_time_ns = 0
+        self.preallocated = False  # since the last look: the owner then makes the hint durable
+        self._allocated = allocated
+        self._segment_bytes = segment_bytes
+        self._step = PREALLOCATION_MIN
+        self._compress = compress
+        self._cut_unsynced = False
+
+    @classmethod
+    def create(
+        cls,
+        directory: Directory,
+        header: SegmentHeader,
+        run: Iterable[StoredBatch],
+        *,
+        segment_bytes: int,
+        compress: Callable[[bytes], bytes] | None = None,
+    ) -> SegmentWriter:
+        """Make a segment that is born with the batches of `run`; all of it, and its name, is durable on return.
+
+        The header declares the born end; it is part of what the sync covers, so a name never leads to less.
+        """
+        name = SegmentName(header.base_offset, header.segment_id).file_name
+        if name + TEMPORARY in directory.list():
+            directory.unlink(name + TEMPORARY)  # left by a failed attempt
+        file = directory.open(name + TEMPORARY, write=True, create=True)
+        named = False
+        try:
+            start = Mark(L.DATA_START, header.base_offset)
+            made = cls(file, header, start, allocated=0, segment_bytes=segment_bytes, compress=compress)
+            made._allocate(L.DATA_START)
+            for batch in run:
+                made.write(batch.records, batch.time_ns, batch.flags)
+            end = Mark(made.position, made.next_offset)
+            made.header = header = header._replace(
+                born_position=end.position,
+                born_offset=end.offset,
+                floor_offset=max(header.floor_offset, end.offset),
+            )
+            file.write(0, encode_segment_header(header))
+            # Content before name: a rename that survives a power cut must not lead to an unwritten header.
+            file.sync()
+            directory.rename(name + TEMPORARY, name)
+            named = True
+            # Until this returns a power cut may take the name back, so nothing in here may be acknowledged.
+            directory.sync()
+        except BaseException as error:
+            file.close()
+            if named:
+                # The new name may or may not survive: which segment is the last one is not known any more.
+                raise LogFailed(errno.EIO, f"the name of a new segment could not be made durable: {error}", name) from error
+            directory.unlink(name + TEMPORARY)
+            raise
+        made.durable = end
+        return made
+
+    def has_room(self, length: int) -> bool:
+        """Whether a batch of `length` bytes and `SEGMENT_RECORDS_MAX` still fit; an empty segment takes any batch."""
+        return self.position == L.DATA_START or self.position + length - L.DATA_START <= self._segment_bytes
+
+    def write(self, records: Sequence[bytes], time_ns: int, flags: int = 0) -> int:
+        """Write one batch; returns its base offset. Not durable before `sync`.
+
+        On OSError nothing of it is in the log, unless `cut_back` fails too.
+        """
+        if self._cut_unsynced:
+            # Bytes of a failed write lay here; were the cut lost in a power cut they would mix with the new batch.
+            self.file.datasync()
+            self._cut_unsynced = False
+        position, base = self.position, self.next_offset
+        data = encode_batch(
+            records,
+            salt=self.header.salt,
+            position=position,
+            base_offset=base,
+            time_ns=time_ns,
+            durable=self.durable,
+            flags=flags,
+            compress=self._compress,
+        )
+        end = position + len(data)
+        if end > self._allocated:
+            self._allocate(end)
+        self.file.write(position, data)
+        if not self.index or position - self.index[-1].position >= INDEX_EVERY_BYTES:
+            self.index.append(IndexEntry(base, position, time_ns))
+            self.first_time_ns = self.first_time_ns or time_ns
+        self.last_time_ns = time_ns
+        self.next_offset = base + len(records)
+        self.position = end
+        return base
+
+    def _allocate(self, end: int) -> None:
+        """Reserve zeroed space ahead, so that a commit changes no size; less, then none, on a nearly full disk."""
+        room = self._segment_bytes + L.DATA_START - self._allocated
+        step = min(self._step, max(room, 0))
+        need = end - self._allocated
+        while step >= L.BLOCK:
+            length = -(-max(step, need) // L.BLOCK) * L.BLOCK
+            try:
+                self.file.allocate(self._allocated, length)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                step //= 2
+                continue
+            self._allocated += length
+            self._step = min(2 * self._step, PREALLOCATION_MAX)
+            self.preallocated = True
+            return
+
+    def cut_back(self) -> None:
+        """After a failed write: drop what it may have left. Raises OSError if the disk refuses even that."""
+        self.file.truncate(self.position)
+        self._allocated = self.position
+        self._cut_unsynced = True
+
+    def sync(self) -> None:
+        """All that was written is durable on return."""
+        end = Mark(self.position, self.next_offset)
+        self.file.datasync()
+        self.durable = end
+
+    def seal(self) -> None:
+        """Add the footer and give back the space behind it. Only after the successor is durable.
+
+        Not synced: a footer is an accelerator, and the successor's header says where this segment ends.
+        """
+        footer = Footer(
+            self.header, self.position, self.next_offset, self.first_time_ns, self.last_time_ns, tuple(self.index)
+        )
+        data = encode_footer(footer)
+        self.file.write(self.position, data)
+        self.file.truncate(self.position + len(data))
+
+    def close(self) -> None:
+        self.file.close()

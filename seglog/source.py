@@ -1,0 +1,171 @@
+"""What an open log directory offers to those who read it, whether or not this process writes it.
+
+One class for both: with an appender the visible end is the appender's, without one it is the hint's.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from seglog.appender import Appender
+from seglog.catalog import Catalog, Meta
+from seglog.clock import Clock
+from seglog.dead_letters import DeadLetters
+from seglog.disk.base import Directory
+from seglog.errors import DamageFound, InvalidOption, OffsetOutOfRange, storage_error
+from seglog.format import layout as L
+from seglog.format.cursor_state import Seen
+from seglog.format.meta_state import MetaState
+from seglog.format.names import SegmentName
+from seglog.horizon import HintHorizon
+from seglog.model import Origin, Start
+from seglog.reader import Run, Scan
+
+T = TypeVar("T")
+_POLL_SECONDS = 0.05  # how often another process's progress is looked at
+
+
+@dataclass
+class LogSource(Generic[T]):
+    """The reading side of a log."""
+
+    origin: Origin[T]
+    catalog: Catalog
+    clock: Clock
+    dead_letters: DeadLetters
+    root: Directory
+    meta: Meta | None
+    appender: Appender | None = None
+    horizon: HintHorizon | None = None
+    closed: bool = False
+    _progress: threading.Condition = field(default_factory=threading.Condition)
+    _waiting: int = 0
+
+    def state(self) -> MetaState:
+        """What `meta` says; without it, what the listing says."""
+        if self.meta is not None:
+            if self.appender is None:
+                self.meta.reload()
+            return self.meta.state
+        names = self.catalog.names
+        return MetaState(names[0].base_offset if names else 0)
+
+    def scan(self, offset: int) -> Scan:
+        return Scan(self.catalog, self.state, self.seen, offset)
+
+    def seen(self) -> Seen:
+        """The visible end."""
+        if self.appender is not None:
+            return self.appender.visible
+        assert self.horizon is not None
+        try:
+            return self.horizon.seen()
+        except OSError as error:
+            raise storage_error(error, "looking for the end of the log") from error
+
+    def durable(self) -> Seen:
+        """A place that is known to be durable."""
+        return self.appender.seen if self.appender is not None else Seen(L.NO_SEGMENT, 0, 0)
+
+    def first_offset(self) -> int:
+        names = self.catalog.names
+        return max(self.state().start_offset, names[0].base_offset if names else 0)
+
+    def progressed(self) -> None:
+        """The appender moved on: wake who waits. Costs nothing while nobody does."""
+        if self._waiting:
+            with self._progress:
+                self._progress.notify_all()
+
+    def wait_beyond(self, offset: int, timeout: float) -> None:
+        """Until the visible end is beyond `offset`, at most `timeout` seconds; may return early."""
+        if self.appender is None:
+            self.clock.sleep(min(timeout, _POLL_SECONDS))
+            return
+        with self._progress:
+            self._waiting += 1
+            try:
+                if self.appender.visible.end_offset <= offset and not self.closed:
+                    self._progress.wait(timeout)
+            finally:
+                self._waiting -= 1
+
+    def wake(self) -> None:
+        """Everybody who waits looks again."""
+        with self._progress:
+            self._progress.notify_all()
+
+    def resolve(self, where: Start) -> int:
+        """The offset that "earliest", "latest", an offset or an aware datetime means."""
+        end = self.seen().end_offset
+        if where == "earliest":
+            return min(self.first_offset(), end)
+        if where == "latest":
+            return end
+        if isinstance(where, datetime.datetime):
+            return self.offset_at(where)
+        if isinstance(where, bool) or not isinstance(where, int):
+            raise InvalidOption(f'{where!r}: expected "earliest", "latest", an offset or an aware datetime')
+        if not 0 <= where <= end:
+            raise OffsetOutOfRange(f"offset {where} is not between 0 and the visible end {end}")
+        return max(where, min(self.first_offset(), end))
+
+    def offset_at(self, when: datetime.datetime) -> int:
+        """The first offset whose append time is at or after `when`, by the segments' advisory times."""
+        if when.tzinfo is None:
+            raise InvalidOption(f"{when!r} has no time zone; pass an aware datetime")
+        wanted = int(when.timestamp() * 1e9)
+        start = self._segment_before(wanted)
+        scan = self.scan(max(start, self.first_offset()))
+        try:
+            while (found := scan.next()) is not None:
+                if isinstance(found, Run) and found.time_ns >= wanted:
+                    return found.first
+        finally:
+            scan.close()
+        return self.seen().end_offset
+
+    def _segment_before(self, wanted_ns: int) -> int:
+        """The base of the last segment that was made before that time, by bisection over their headers."""
+        names = self.catalog.names
+        low, high = 0, len(names)
+        while low < high:
+            middle = (low + high) // 2
+            header = self.catalog.facts(names[middle]).header
+            if header is not None and header.created_ns >= wanted_ns:
+                high = middle
+            else:
+                low = middle + 1
+        return self._indexed(names[low - 1], wanted_ns) if low else 0
+
+    def _indexed(self, name: SegmentName, wanted_ns: int) -> int:
+        footer = self.catalog.facts(name).footer
+        best = name.base_offset
+        for entry in footer.entries if footer is not None else ():
+            if entry.time_ns >= wanted_ns:
+                break
+            best = entry.offset
+        return best
+
+    def bytes_before(self, offset: int) -> int:
+        """Bytes of all batches before the one that holds `offset`."""
+        catalog = self.catalog
+        index = catalog.index_of(offset)
+        if index < 0:
+            return 0
+        try:
+            segment = catalog.open(catalog.names[index])
+        except (DamageFound, FileNotFoundError):
+            return 0
+        try:
+            seen = self.seen()
+            active = seen.segment_id == segment.name.segment_id
+            end = None if active else catalog.end_of(segment.name)
+            limit = seen.position if active else end.position if end is not None else segment.file.size()
+            position, _ = segment.find(L.DATA_START, segment.name.base_offset, offset, limit)
+            return segment.header.bytes_before + position - L.DATA_START
+        finally:
+            segment.close()

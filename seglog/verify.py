@@ -1,0 +1,362 @@
+"""What a log directory holds and what it lost: reads everything, changes nothing (FORMAT.md §10.8).
+
+Streaming, in bounded memory, beside a live writer too: past what the writer called durable nothing is judged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from seglog.catalog import Catalog, SegmentEnd
+from seglog.clock import SystemClock
+from seglog.dead_letters import DeadLetters
+from seglog.disk.base import Directory, Disk
+from seglog.errors import DamageFound, LogNotFound, NotALog, StorageError, storage_error
+from seglog.findings import block_damage, rot_damage
+from seglog.format import layout as L
+from seglog.format import names as N
+from seglog.format.cursor_state import CursorState
+from seglog.format.names import SegmentName
+from seglog.lock_file import LockFile
+from seglog.model import CursorReport, Damage, OffsetRange, VerifyReport
+from seglog.opening import read_cursors
+from seglog.options import LogOptions
+from seglog.recovery import Ending
+from seglog.segment_reader import Block, SegmentReader
+from seglog.segment_writer import Mark
+from seglog.tail import Tail, examine
+from seglog.view import View
+
+Progress = Callable[[int, int], None]
+
+
+def verify(path: str | os.PathLike[str], progress: Progress | None = None, *, disk: Disk | None = None) -> VerifyReport:
+    """Read the whole log and say what is lost.
+
+    Args:
+        path: the log directory.
+        progress: called with (bytes read so far, bytes in all) now and then.
+        disk: for tests.
+
+    Returns a report; `ok` is False where anything is damaged, suspect or missing.
+    Raises LogNotFound, NotALog, UnsupportedVersion, StorageError: it could not be checked.
+    """
+    if disk is None:
+        from seglog.disk.local import LocalDisk
+
+        disk = LocalDisk()
+    name = os.fspath(path)
+    try:
+        root = disk.open(name, create=False)
+    except FileNotFoundError as error:
+        raise LogNotFound(f"{name}: no such directory") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise NotALog(f"{name}: a log is a directory, this is a file") from error
+    except OSError as error:
+        raise storage_error(error, f"verifying {name}") from error
+    try:
+        view = View.open(disk, root)
+        if view is None:
+            return _Verification(disk, root, progress).empty()
+        try:
+            return _Verification(disk, root, progress).run(view)
+        finally:
+            view.close()
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(error, f"verifying {name}") from error
+    finally:
+        root.close()
+
+
+@dataclass
+class _Verification:
+    """One verification under way."""
+
+    disk: Disk
+    root: Directory
+    progress: Progress | None
+    damage: list[Damage] = field(default_factory=list)
+    suspect: list[OffsetRange] = field(default_factory=list)
+    missing: list[OffsetRange] = field(default_factory=list)
+    skipped: list[OffsetRange] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    records: int = 0
+    torn_bytes: int = 0
+    done: int = 0
+    total: int = 0
+    next_offset: int = 0
+
+    def empty(self) -> VerifyReport:
+        """An empty directory, or what an interrupted creation leaves: an empty log."""
+        return self._report(0, 0, 0, {}, ())
+
+    def run(self, view: View) -> VerifyReport:
+        catalog = view.catalog
+        # The hint before the bytes: what is written after this look is not judged.
+        hint = view.lock.hint() if view.lock is not None else None
+        alive = view.lock is not None and _writer_alive(view.lock)
+        horizon = view.seen() if alive else None
+        names = catalog.refresh()
+        states = self._cursor_states()
+        self.warnings += [f"foreign file {name!r} in segments/" for name in catalog.foreign]
+        self._check_meta(view, bool(names))
+        state = view.state
+        sizes = {name: _size(catalog, name) for name in names}
+        self.total = sum(size or 0 for size in sizes.values())
+        expected = state.start_offset
+        for index, name in enumerate(names):
+            self.next_offset = expected
+            expected = self._gap_before(catalog, view, name, names[index - 1] if index else None, expected)
+            try:
+                if index + 1 < len(names):
+                    expected = self._sealed(catalog, name, expected)
+                elif horizon is not None and horizon.segment_id == name.segment_id:
+                    end = SegmentEnd(horizon.position, horizon.end_offset, horizon.position)
+                    expected = self._walk(catalog.open(name), end)
+                else:
+                    expected = self._last(catalog, name, hint, states)
+            except DamageFound as error:
+                expected = self._unreadable(catalog, name, sizes[name] or 0, expected, error)
+            except FileNotFoundError:
+                continue  # reclaimed while we read
+            self.done += sizes[name] or 0
+        self.next_offset = expected
+        if not names and (state.start_offset or states):
+            self.missing.append(OffsetRange(state.start_offset, max(state.start_offset, self._furthest(states)) ))
+        self._cursors_ahead(states, expected)
+        return self._report(len(names), state.start_offset, self.total, states, state.repaired, view)
+
+    # -- segments
+
+    def _gap_before(
+        self, catalog: Catalog, view: View, name: SegmentName, before: SegmentName | None, expected: int
+    ) -> int:
+        """Offsets between the end of what was read and this segment's base, and why they are not there."""
+        if name.base_offset <= expected and (before is None or name.segment_id == before.segment_id + 1):
+            return name.base_offset if before is None else expected
+        header = catalog.facts(name).header
+        reason = "" if header is None else L.JUMP_REASONS[header.jump_reason]
+        if before is not None and name.segment_id == before.segment_id + 1:
+            if name.base_offset > expected:
+                found = OffsetRange(expected, name.base_offset - 1)
+                (self.missing if reason == "missing" else self.skipped).append(found)
+            return name.base_offset
+        first = expected
+        removed = [(gone.first_offset, gone.end_offset) for gone in view.state.removed]
+        if before is not None and any(start <= first < end for start, end in removed):
+            return name.base_offset
+        if name.base_offset > first:
+            self.missing.append(OffsetRange(first, name.base_offset - 1))
+        return name.base_offset
+
+    def _sealed(self, catalog: Catalog, name: SegmentName, expected: int) -> int:
+        end = catalog.end_of(name)
+        facts = catalog.facts(name)
+        self._header_copies(name, facts.bad_copies)
+        segment = catalog.open(name)
+        if end is None:
+            # The successor is lost, and so is the footer: it ends where it stops to read well.
+            end = SegmentEnd(segment.file.size(), -1, segment.file.size())
+        elif facts.footer is None:
+            try:
+                self.torn_bytes += segment.last_non_zero(end.position, segment.file.size()) - min(
+                    end.position, segment.file.size()
+                ) if segment.file.size() > end.position else 0
+            except OSError:
+                segment.close()
+                raise
+        return self._walk(segment, end)
+
+    def _walk(self, segment: SegmentReader, end: SegmentEnd) -> int:
+        """Read a segment to a declared end; returns the offset that follows."""
+        try:
+            header = segment.header
+            stop = end.offset if end.offset >= 0 else None
+            offset = header.base_offset
+            for found in segment.walk(L.DATA_START, offset, end.position, stop, spares=True):
+                is_suspect = end.suspect_position <= found.position < end.position
+                if isinstance(found, Block):
+                    offset = found.header.end_offset
+                    self._block(segment, found, is_suspect)
+                else:
+                    offset = max(offset, found.stop)
+                    if is_suspect:
+                        self._note_suspect(found.first, found.stop)
+                    else:
+                        self.damage.append(rot_damage(segment.name, found))
+                self._tick(found.end)
+            return max(offset, stop if stop is not None else offset)
+        finally:
+            segment.close()
+
+    def _block(self, segment: SegmentReader, block: Block, is_suspect: bool) -> None:
+        if not block.fault:
+            self.records += block.header.count
+            return
+        found = block_damage(segment.name, block)
+        lost = 0
+        for damage in found:
+            if damage.first_offset is None or damage.last_offset is None:
+                self.damage.append(damage)
+                continue
+            lost += damage.last_offset - damage.first_offset + 1
+            if is_suspect:
+                self._note_suspect(damage.first_offset, damage.last_offset + 1)
+            else:
+                self.damage.append(damage)
+        self.records += block.header.count - lost
+
+    def _note_suspect(self, first: int, stop: int) -> None:
+        self.suspect.append(OffsetRange(first, max(first, stop - 1)))
+
+    def _last(
+        self, catalog: Catalog, name: SegmentName, hint: object, states: dict[str, CursorState | None]
+    ) -> int:
+        """The last segment, whose end nobody declares: the same judgement as at open."""
+        from seglog.format.hint import Hint
+
+        facts = catalog.facts(name)
+        self._header_copies(name, facts.bad_copies)
+        segment = catalog.open(name)
+        try:
+            header = segment.header
+            covered, restarted = None, False
+            if isinstance(hint, Hint) and hint.segment_id == name.segment_id and hint.salt == header.salt:
+                covered = Mark(hint.position, hint.end_offset)
+                restarted = hint.boot_id != self.disk.boot_id()
+            proofs = [Mark(L.DATA_START, header.base_offset), Mark(header.born_position, header.born_offset)]
+            proofs += [covered] if covered is not None else []
+            for state in states.values():
+                if state is not None and state.seen.segment_id == name.segment_id:
+                    proofs.append(Mark(state.seen.position, state.seen.end_offset))
+            tail = examine(segment, proofs, covered=covered, restarted=restarted)
+        except BaseException:
+            segment.close()
+            raise
+        end = tail.run_end
+        self._walk(segment, SegmentEnd(end.position, end.offset, end.position))
+        return self._judge(tail, facts.footer is not None, isinstance(hint, Hint) and hint.segment_id > name.segment_id)
+
+    def _judge(self, tail: Tail, has_footer: bool, hint_beyond: bool) -> int:
+        offset = tail.run_end.offset
+        if has_footer or hint_beyond:
+            # A footer is written only behind a durable successor, the hint only into one: it is lost.
+            self.missing.append(OffsetRange(offset, offset))
+        elif tail.ending is Ending.TORN:
+            self.torn_bytes += tail.bad_end.position - tail.run_end.position
+        elif tail.ending is Ending.SUSPECT:
+            self._note_suspect(offset, tail.bad_end.offset)
+            offset = tail.bad_end.offset
+        return offset
+
+    def _unreadable(
+        self, catalog: Catalog, name: SegmentName, size: int, expected: int, error: DamageFound
+    ) -> int:
+        end = catalog.end_of(name)
+        stop = end.offset if end is not None else max(expected, name.base_offset)
+        last = stop - 1 if stop > name.base_offset else None
+        first = name.base_offset if last is not None else None
+        self.damage.append(Damage(name.file_name, 0, size, first, last, error.reason))
+        return stop
+
+    def _header_copies(self, name: SegmentName, bad: tuple[int, ...]) -> None:
+        for position in bad:
+            self.damage.append(
+                Damage(name.file_name, position, L.SEGMENT_HEADER.size, None, None, "segment header copy")
+            )
+
+    # -- around them
+
+    def _check_meta(self, view: View, has_segments: bool) -> None:
+        if view.meta is None and has_segments:
+            if N.META in self.root.list():
+                self.damage.append(Damage(N.META, 0, 2 * L.META_SLOT_BYTES, None, None, "no slot reads back"))
+        elif view.meta is not None and not view.meta.file.whole:
+            self.damage.append(Damage(N.META, 0, 2 * L.META_SLOT_BYTES, None, None, "one slot does not read back"))
+
+    def _cursor_states(self) -> dict[str, CursorState | None]:
+        try:
+            cursors = self.root.directory(N.CURSORS)
+        except FileNotFoundError:
+            return {}
+        try:
+            return read_cursors(cursors)
+        finally:
+            cursors.close()
+
+    def _furthest(self, states: dict[str, CursorState | None]) -> int:
+        return max([0, *(state.seen.end_offset - 1 for state in states.values() if state is not None)])
+
+    def _cursors_ahead(self, states: dict[str, CursorState | None], end: int) -> None:
+        """A durable cursor that has seen more than there is proves a loss at the end."""
+        furthest = self._furthest(states)
+        if furthest >= end and self.next_offset == end and not self.missing:
+            self.missing.append(OffsetRange(end, furthest))
+
+    def _tick(self, position: int) -> None:
+        if self.progress is not None:
+            self.progress(min(self.done + position, self.total), self.total)
+
+    def _report(
+        self,
+        segments: int,
+        start: int,
+        size: int,
+        states: dict[str, CursorState | None],
+        repaired: tuple[tuple[int, int], ...],
+        view: View | None = None,
+    ) -> VerifyReport:
+        cursors = {}
+        count = view.catalog.records_before if view is not None else (lambda offset: offset)
+        for name, state in states.items():
+            mark = state.watermark if state is not None else start
+            acked = sum(count(stop) - count(first) for first, stop in (state.acked if state is not None else ()))
+            lag = max(0, count(max(self.next_offset, mark)) - count(mark) - acked)
+            cursors[name] = CursorReport(mark, lag, state is not None)
+        unreadable = [name for name, cursor in cursors.items() if not cursor.ok]
+        self.warnings += [f"the cursor of consumer {name!r} does not read back" for name in unreadable]
+        letters = DeadLetters(self.disk, SystemClock(), self.root, LogOptions(), 1 << 40)
+        lost = any(d.first_offset is not None for d in self.damage) or bool(self.missing) or bool(self.suspect)
+        return VerifyReport(
+            ok=not (self.damage or self.suspect or self.missing or unreadable),
+            acknowledged_loss=lost,
+            segments=segments,
+            records=self.records,
+            first_offset=start,
+            next_offset=self.next_offset,
+            bytes=size,
+            torn_tail_bytes=self.torn_bytes,
+            damage=tuple(self.damage),
+            suspect=tuple(self.suspect),
+            missing=tuple(self.missing),
+            skipped=tuple(self.skipped),
+            repaired=tuple(OffsetRange(first, stop - 1) for first, stop in repaired),
+            cursors=cursors,
+            dead_letters=len(letters),
+            warnings=tuple(self.warnings),
+        )
+
+
+def _size(catalog: Catalog, name: SegmentName) -> int | None:
+    try:
+        file = catalog.segments.open(name.file_name)
+    except FileNotFoundError:
+        return None
+    try:
+        return file.size()
+    finally:
+        file.close()
+
+
+def _writer_alive(lock: LockFile) -> bool:
+    """Whether a process holds the writer's lock at this moment."""
+    if lock.file.lock():
+        lock.file.unlock()
+        return False
+    return True
+
+
