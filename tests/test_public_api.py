@@ -44,7 +44,7 @@ SIGNATURES = {
         "max_record_bytes=16777216, compression=None, file_mode=384, dead_letter_bytes=67108864, serializer=None, "
         "strict=False, disk=None, clock=None)"
     ),
-    "verify": "(path, progress=None)",
+    "verify": "(path, progress=None, *, disk=None)",
     "Log.append": "(self, value, key=None, headers=None, delay=None, ttl=None, timeout=None)",
     "Log.append_many": "(self, values, timeout=None)",
     "Log.submit": "(self, value, key=None, headers=None, delay=None, ttl=None, timeout=None)",
