@@ -157,9 +157,11 @@ class Appender:
             writer.sync()
         except BaseException as error:
             # The kernel may have dropped the pages and forgotten the error: a second sync would prove nothing.
-            self._fail(f"a sync failed ({error or type(error).__name__})")
+            self._fail(f"a sync failed ({error!r})")
             if isinstance(error, OSError):
-                raise LogFailed(error.errno, f"sync failed ({error.strerror}): the append is in or out", error.filename) from error
+                raise LogFailed(
+                    error.errno, f"sync failed ({error.strerror}): the append is in or out", error.filename
+                ) from error
             raise
         self._publish(writer)
 
@@ -302,7 +304,9 @@ def new_salt(clock: Clock) -> int:
     return int.from_bytes(clock.random_bytes(8), "little") | 1
 
 
-def first_header(clock: Clock, options: LogOptions, log_id: bytes, name: SegmentName, reason: str = "") -> SegmentHeader:
+def first_header(
+    clock: Clock, options: LogOptions, log_id: bytes, name: SegmentName, reason: str = ""
+) -> SegmentHeader:
     """The header of a segment without a predecessor."""
     return SegmentHeader(
         log_id=log_id,
@@ -336,5 +340,3 @@ def _gather(tickets: list[Ticket]) -> tuple[Sequence[bytes], int, int]:
         return payloads, 0, sum(ticket.size for ticket in tickets)
     records = [encode_extended(payload, extra) for payload, extra in zip(payloads, extras, strict=True)]
     return records, L.FLAG_EXTENDED, sum(map(len, records)) + 8 * len(records)
-
-

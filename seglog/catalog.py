@@ -5,9 +5,10 @@ The list of segments is an immutable snapshot; whoever sees another one than exp
 
 from __future__ import annotations
 
+import errno
+import itertools
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from seglog.disk.base import Directory, File
@@ -37,6 +38,7 @@ class SegmentFacts(NamedTuple):
     header: SegmentHeader | None
     footer: Footer | None
     bad_copies: tuple[int, ...]
+    foreign: bool = False  # a segment of another log, or under a name that is not its own
 
 
 class Catalog:
@@ -46,6 +48,8 @@ class Catalog:
         self.segments = segments
         self.names: tuple[SegmentName, ...] = ()
         self.foreign: tuple[str, ...] = ()
+        self.log_id: bytes | None = None  # once known, segments of other logs are told apart
+        self._strangers: set[SegmentName] = set()
         self._facts: OrderedDict[SegmentName, SegmentFacts] = OrderedDict()
         self.refresh()
 
@@ -54,14 +58,29 @@ class Catalog:
         names, foreign = [], []
         for entry in self.segments.list():
             name = parse_segment_name(entry)
-            if name is not None:
+            if name is not None and name not in self._strangers:
                 names.append(name)
             elif not is_temporary(entry):
                 foreign.append(entry)
-        self.foreign = tuple(foreign)
-        names.sort(key=lambda name: name.segment_id)
+        names.sort(key=lambda name: (name.segment_id, name.base_offset))
         self.names = tuple(names)
+        suspicious = {
+            name
+            for left, right in itertools.pairwise(names)
+            for name in (left, right)
+            if left.segment_id == right.segment_id or left.base_offset > right.base_offset
+        }
+        # A copy under another name, or of another log: only headers can tell, so only where the names do not fit.
+        strangers = {name for name in suspicious if self.facts(name).foreign}
+        self._strangers |= strangers
+        self.names = tuple(name for name in names if name not in strangers)
+        self.foreign = (*foreign, *(name.file_name for name in sorted(self._strangers)))
         return self.names
+
+    def exclude(self, name: SegmentName) -> None:
+        """Treat a segment as foreign from now on: its header says that it is not ours."""
+        self._strangers.add(name)
+        self.refresh()
 
     def add(self, name: SegmentName) -> None:
         """The writer made a segment."""
@@ -83,6 +102,9 @@ class Catalog:
         file = self.segments.open(name.file_name)
         try:
             facts = self.facts(name, file)
+            if facts.foreign:
+                self.exclude(name)
+                raise FileNotFoundError(errno.ENOENT, "a segment of another log, or under another name", name.file_name)
             if facts.header is None:
                 raise DamageFound(
                     f"{file.name}: no copy of the segment header reads back, so its batches cannot be checked",
@@ -102,18 +124,22 @@ class Catalog:
             return known
         opened = file if file is not None else self.segments.open(name.file_name)
         try:
-            header, bad = read_header(opened, name)
+            copies = read_header(opened, name)
             found = read_footer(opened, name, opened.size())
         finally:
             if file is None:
                 opened.close()
+        header = copies.header
         footer = found[0] if found else None
         if header is None and footer is not None:
             header = footer.header
+        foreign = copies.foreign and header is None
+        if header is not None and self.log_id is not None and header.log_id != self.log_id:
+            foreign = True
         sealed = self.after(name) is not None
-        if header is None and sealed:
+        if header is None and sealed and not foreign:
             header = self._inherited_header(name)
-        facts = SegmentFacts(header, footer, tuple(bad))
+        facts = SegmentFacts(header, footer, copies.bad, foreign)
         # The footer appears after the successor does: only what cannot change any more is kept.
         if sealed and header is not None and (footer is not None or name != self.names[-2]):
             self._facts[name] = facts
@@ -146,7 +172,10 @@ class Catalog:
         successor = self.after(name)
         if successor is None or successor.segment_id != name.segment_id + 1:
             return None
-        return self.facts(successor).header
+        header = self.facts(successor).header
+        if header is None or header.predecessor is None or header.predecessor.segment_id != name.segment_id:
+            return None
+        return header
 
     def end_of(self, name: SegmentName) -> SegmentEnd | None:
         """Where a sealed segment ends, as its successor says, else its footer; None if neither can say."""
@@ -231,15 +260,3 @@ class Meta:
 
     def close(self) -> None:
         self.file.close()
-
-
-def missing_ids(names: Sequence[SegmentName], meta: MetaState) -> list[tuple[SegmentName, SegmentName]]:
-    """Neighbours in the listing between which ids lack that `meta` does not call removed."""
-    found = []
-    for left, right in zip(names, names[1:], strict=False):
-        lacking = set(range(left.segment_id + 1, right.segment_id)) if right.segment_id - left.segment_id < 1 << 20 else {-1}
-        for removed in meta.removed:
-            lacking -= set(range(max(removed.first_id, left.segment_id), min(removed.last_id, right.segment_id) + 1))
-        if lacking:
-            found.append((left, right))
-    return found

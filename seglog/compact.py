@@ -65,8 +65,10 @@ class _Compaction:
     def _leftover(self, name: SegmentName) -> bool:
         """Reclaimed earlier, but the unlink did not survive a crash."""
         following = self.catalog.after(name)
-        if following is not None and following.base_offset <= self.meta.start_offset and (
-            name.base_offset < self.meta.start_offset
+        if (
+            following is not None
+            and following.base_offset <= self.meta.start_offset
+            and (name.base_offset < self.meta.start_offset)
         ):
             return True
         return any(gone.first_id <= name.segment_id <= gone.last_id for gone in self.meta.removed)
@@ -118,7 +120,7 @@ class _Compaction:
         return len(allowed), size
 
     def _after(self, removable: list[tuple[SegmentName, int]]) -> tuple[MetaState, list[SegmentName]]:
-        """What `meta` says afterwards, and which segments that lets go: a prefix moves the start, middles are listed."""
+        """What `meta` says afterwards, and which segments go: a prefix moves the start, middles are listed."""
         gone = {name.segment_id: end for name, end in removable}
         start = self.meta.start_offset
         ranges = list(self.meta.removed)
@@ -132,7 +134,9 @@ class _Compaction:
                 continue
             known = any(r.first_id <= name.segment_id <= r.last_id for r in ranges)
             if not prefix and not known:
-                merged = _merged(ranges, RemovedRange(name.segment_id, name.segment_id, name.base_offset, gone[name.segment_id]))
+                merged = _merged(
+                    ranges, RemovedRange(name.segment_id, name.segment_id, name.base_offset, gone[name.segment_id])
+                )
                 if len(merged) > L.META_RANGES_MAX:
                     continue
                 ranges = merged

@@ -6,7 +6,6 @@ durable on return. Damage is kept in the dead-letter queue before the position m
 
 from __future__ import annotations
 
-
 import heapq
 import logging
 import threading
@@ -464,7 +463,11 @@ class Consumer(Generic[T]):
 
     def _save(self, watermark: int, acked: Intervals, attempts: dict[int, int]) -> None:
         """Durable first, then taken over."""
-        if (watermark, list(acked), attempts) == (self._cursor.watermark, list(self._cursor.acked), self._cursor.attempts):
+        if (watermark, list(acked), attempts) == (
+            self._cursor.watermark,
+            list(self._cursor.acked),
+            self._cursor.attempts,
+        ):
             self._unsaved = False
         else:
             self._cursor.store(watermark, acked, attempts, self._source.durable())
@@ -587,5 +590,3 @@ def _overlap(ranges: Intervals, first: int, stop: int) -> list[tuple[int, int]]:
             found.append((at, start))
         at = end
     return found
-
-

@@ -139,7 +139,9 @@ def _letters(scan: Scan) -> Iterator[tuple[int, Envelope | None]]:
     try:
         while (found := scan.next()) is not None:
             if not isinstance(found, Run):
-                logger.warning("dead letters %d to %d: %s (%s)", found.first, found.stop - 1, found.reason, found.detail)
+                logger.warning(
+                    "dead letters %d to %d: %s (%s)", found.first, found.stop - 1, found.reason, found.detail
+                )
                 continue
             for offset, payload in enumerate(found.records, found.first):
                 try:

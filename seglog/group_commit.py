@@ -27,7 +27,11 @@ class Ticket:
     __slots__ = ("base_offset", "done", "error", "extras", "future", "leader", "payloads", "size", "turn")
 
     def __init__(
-        self, payloads: Sequence[bytes], extras: Sequence[Extras | None] | None, size: int, future: Future[int] | None = None
+        self,
+        payloads: Sequence[bytes],
+        extras: Sequence[Extras | None] | None,
+        size: int,
+        future: Future[int] | None = None,
     ) -> None:
         self.payloads = payloads
         self.extras = extras
@@ -119,7 +123,9 @@ class GroupCommit:
                 ticket.settle(error)
             return
         except BaseException as interrupt:
-            failure = LogFailed(5, f"the commit was interrupted by {type(interrupt).__name__}; its outcome is not known")
+            failure = LogFailed(
+                5, f"the commit was interrupted by {type(interrupt).__name__}; its outcome is not known"
+            )
             for ticket in tickets:
                 if ticket is not own:
                     ticket.settle(None if ticket.base_offset >= 0 else failure)

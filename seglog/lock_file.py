@@ -34,7 +34,9 @@ class LockFile:
                 raise LogLocked(f"{directory.path}: the log is open for writing by {who}; one writer at a time")
             if file.size() < L.LOCK_BYTES:
                 file.allocate(0, L.LOCK_BYTES)
-            file.write(L.HOLDER_AT, holder.encode("utf-8", "replace")[: L.HOLDER_BYTES - 1].ljust(L.HOLDER_BYTES, b"\0"))
+            file.write(
+                L.HOLDER_AT, holder.encode("utf-8", "replace")[: L.HOLDER_BYTES - 1].ljust(L.HOLDER_BYTES, b"\0")
+            )
         except BaseException:
             file.close()
             raise

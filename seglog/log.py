@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from seglog.catalog import Meta
-from seglog.clock import Clock, SystemClock
 from seglog.compact import compact
 from seglog.consumer import MAX_IN_FLIGHT, Consumer
 from seglog.cursor import Cursor
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory, Disk
-from seglog.disk.memory import MemoryDisk
 from seglog.errors import (
     DamageFound,
     InvalidOption,
     LogClosed,
     LogForked,
-    LogNotFound,
     NotALog,
     OffsetOutOfRange,
     ReadOnly,
-    RecordTooLarge,
     SeglogError,
-    SerializeError,
     StorageError,
     UnknownConsumer,
     storage_error,
@@ -43,29 +37,24 @@ from seglog.errors import (
 from seglog.format.extended import decode_extended
 from seglog.format.layout import SEGMENT_RECORDS_MAX
 from seglog.format.names import CURSORS, META
-from seglog.group_commit import GroupCommit, Ticket
+from seglog.group_commit import GroupCommit
+from seglog.intake import Intake
 from seglog.model import (
     CompactReport,
     ConsumerStats,
-    Extras,
     Gap,
     LogStats,
     Message,
     OpenReport,
-    Origin,
     Record,
-    Serializer,
     Start,
     Where,
 )
-from seglog.opening import Opened, open_for_writing, read_cursors
+from seglog.opening import Opened, read_cursors
 from seglog.options import (
     GROUP_COMMIT_BYTES,
-    MIB,
-    RECORD_OVERHEAD_BYTES,
     LogOptions,
     consumer_name,
-    key_and_headers,
     seconds,
     whole,
 )
@@ -95,6 +84,7 @@ class Log(Generic[T]):
     ) -> None:
         self._options = options
         self._source = source
+        self._intake = Intake(options, source.origin, source.clock)
         self._disk = disk
         self._path = path
         self._report = report
@@ -178,9 +168,9 @@ class Log(Generic[T]):
         Raises LogFailed: not known; in or out is decided when the log is opened again.
         """
         if key is None and headers is None and delay is None and ttl is None and type(value) is bytes:
-            ticket = self._plain(value)
+            ticket = self._intake.plain(value)
         else:
-            ticket = self._ticket([Record(value, key, headers, delay, ttl)])
+            ticket = self._intake.ticket([Record(value, key, headers, delay, ttl)])
         self._writable().commit(ticket)
         return ticket.base_offset
 
@@ -190,7 +180,7 @@ class Log(Generic[T]):
         One batch, never split: raises RecordTooLarge before any byte is written if it exceeds the batch limit of
         64 MiB (or the largest record). Otherwise as `append`.
         """
-        ticket = self._ticket([v if isinstance(v, Record) else Record(v) for v in values])
+        ticket = self._intake.ticket([v if isinstance(v, Record) else Record(v) for v in values])
         commits = self._writable()
         if not ticket.payloads:
             return range(self.next_offset, self.next_offset)
@@ -207,7 +197,7 @@ class Log(Generic[T]):
         timeout: float | None = None,
     ) -> Future[int]:
         """Append without waiting: the future has the offset once the record is durable, or the error."""
-        ticket = self._ticket([Record(value, key, headers, delay, ttl)])
+        ticket = self._intake.ticket([Record(value, key, headers, delay, ttl)])
         ticket.future = Future()
         self._writable().submit(ticket)
         return ticket.future
@@ -229,68 +219,6 @@ class Log(Generic[T]):
                 raise TimeoutError(f"offset {offset} is not durable yet")
             self._source.wait_beyond(offset, min(left, 1.0))
 
-    def _plain(self, value: T) -> Ticket:
-        """The ticket of one record without extras: the hot path."""
-        payload = value if self._source.origin.serializer is None else self._encoded(value)
-        size = len(cast(bytes, payload))
-        if size > self._options.max_record_bytes:
-            raise self._too_large(size)
-        return Ticket((cast(bytes, payload),), None, size + 8)
-
-    def _ticket(self, records: list[Record[T]]) -> Ticket:
-        payloads = []
-        extras: list[Extras | None] = []
-        any_extras = False
-        size = 0
-        limit = self._options.max_record_bytes
-        for record in records:
-            payload = self._encoded(record.value)
-            if len(payload) > limit:
-                raise self._too_large(len(payload))
-            payloads.append(payload)
-            size += len(payload) + 8
-            extra = self._extras(record)
-            extras.append(extra)
-            if extra is not None:
-                any_extras = True
-                size += 24 + len(extra.key or b"") + sum(len(k) * 4 + len(v) + 6 for k, v in (extra.headers or {}).items())
-        if len(records) == 1 and size > limit + RECORD_OVERHEAD_BYTES:
-            raise RecordTooLarge(f"key and headers take more than {RECORD_OVERHEAD_BYTES} bytes beside the payload")
-        if size > self._options.max_batch_bytes or len(records) > SEGMENT_RECORDS_MAX:
-            raise RecordTooLarge(
-                f"a batch of {len(records)} records and {size} bytes exceeds the limit of "
-                f"{self._options.max_batch_bytes} bytes; append it in parts"
-            )
-        return Ticket(payloads, extras if any_extras else None, size)
-
-    def _too_large(self, size: int) -> RecordTooLarge:
-        return RecordTooLarge(f"a record of {size} bytes exceeds max_record_bytes={self._options.max_record_bytes}")
-
-    def _encoded(self, value: T) -> bytes:
-        serializer = self._source.origin.serializer
-        payload: object = value
-        if serializer is not None:
-            try:
-                payload = serializer.dumps(value)
-            except (ValueError, TypeError) as error:
-                raise SerializeError(f"the serializer refused the value: {error}") from error
-        if isinstance(payload, bytes):
-            return payload
-        if isinstance(payload, (bytearray, memoryview)):
-            return bytes(payload)
-        if serializer is not None:
-            raise SerializeError(f"the serializer made {type(payload).__name__}, not bytes")
-        raise InvalidOption(f"a payload must be bytes, not {type(payload).__name__}; encode it, or open with a serializer")
-
-    def _extras(self, record: Record[T]) -> Extras | None:
-        if record.key is None and record.headers is None and record.delay is None and record.ttl is None:
-            return None
-        headers = key_and_headers(record.key, record.headers)
-        now = self._source.clock.time_ns()
-        due = 0 if record.delay is None else now + int(seconds("delay", record.delay) * 1e9)
-        expiry = 0 if record.ttl is None else now + int(seconds("ttl", record.ttl) * 1e9)
-        return Extras(record.key, headers, due, expiry)
-
     def _writable(self) -> GroupCommit:
         commits = self._commits
         if commits is None or self._closed or self._forked or self._failed_to_start():
@@ -309,7 +237,8 @@ class Log(Generic[T]):
 
     def _sync_often(self) -> None:
         opened, commits = self._opened, self._commits
-        assert opened is not None and commits is not None
+        assert opened is not None
+        assert commits is not None
         while not self._stop_syncing.wait(self._options.sync_interval):
             try:
                 if opened.appender.written != opened.appender.seen:
@@ -438,9 +367,7 @@ class Log(Generic[T]):
             except OSError as error:
                 raise storage_error(error, f"opening consumer {name!r}") from error
             try:
-                made = Consumer(
-                    self._source, cursor, max_in_flight=max_in_flight, on_gap=on_gap, on_close=self._forget
-                )
+                made = Consumer(self._source, cursor, max_in_flight=max_in_flight, on_gap=on_gap, on_close=self._forget)
             except BaseException:
                 cursor.close()
                 raise
@@ -480,7 +407,9 @@ class Log(Generic[T]):
             except OSError as error:
                 raise storage_error(error, "opening the register of consumers") from error
             if meta is None:
-                raise NotALog(f"{self._path}: {META} is missing or damaged; open the log for writing once to rebuild it")
+                raise NotALog(
+                    f"{self._path}: {META} is missing or damaged; open the log for writing once to rebuild it"
+                )
             if self._source.meta is not None:
                 self._source.meta.close()
             self._source.meta = meta
@@ -671,131 +600,6 @@ class Log(Generic[T]):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not self._forked:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
-
-
-def open(
-    path: str | os.PathLike[str],
-    mode: str = "rw",
-    *,
-    durability: str = "always",
-    sync_interval: float = 0.1,
-    segment_bytes: int = 64 * MIB,
-    max_record_bytes: int = 16 * MIB,
-    compression: str | None = None,
-    file_mode: int = 0o600,
-    dead_letter_bytes: int = 64 * MIB,
-    serializer: Serializer[Any] | None = None,
-    strict: bool = False,
-    disk: Disk | None = None,
-    clock: Clock | None = None,
-) -> Log[Any]:
-    """Open a log directory; "rw" creates it if need be and recovers it (see `Log.report`).
-
-    Args:
-        path: the directory; the str ":memory:" means a log that lives in this process only.
-        mode: "rw": the one writer. "r": reads, and consumes by name, beside a live writer or without one.
-        durability: "always": append returns when the record is fsynced. "interval": when it is written; a sync
-            follows within `sync_interval` seconds, and readers see it then. "never": survives the death of the
-            process, not power loss.
-        sync_interval: seconds.
-        segment_bytes: a target; a batch that does not fit opens a new segment.
-        max_record_bytes: of one payload.
-        compression: None or "zstd", per batch.
-        file_mode: of what is created; directories get x where this has r.
-        dead_letter_bytes: the most that the dead-letter queue may hold.
-        serializer: an object with dumps(value) -> bytes and loads(bytes) -> value; None for bytes.
-        strict: raise DamageFound instead of opening a log that shows damage.
-        disk, clock: for tests.
-
-    Raises InvalidOption, NotALog, LogNotFound (mode "r"), LogLocked, UnsupportedVersion, DamageFound (strict),
-    StorageError. An existing log opens whatever its bytes are.
-    """
-    if sys.platform == "win32":
-        raise NotImplementedError("seglog needs POSIX file locks and directory syncs; Windows is not supported yet")
-    options = LogOptions(mode, durability, sync_interval, segment_bytes, max_record_bytes, compression, file_mode, strict)
-    whole("dead_letter_bytes", dead_letter_bytes, 4096, 1 << 40)
-    if disk is None:
-        if path == ":memory:":
-            disk = MemoryDisk()
-        else:
-            from seglog.disk.local import LocalDisk
-
-            disk = LocalDisk()
-    name = os.fspath(path)
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise InvalidOption(f"path {path!r}: expected a directory name")
-    clock = clock or SystemClock()
-    try:
-        root = disk.open(
-            name, create=mode == "rw", file_mode=options.file_mode, directory_mode=options.directory_mode
-        )
-    except FileNotFoundError as error:
-        raise LogNotFound(f'{name}: no such directory; mode "r" creates none') from error
-    except (NotADirectoryError, FileExistsError) as error:
-        raise NotALog(f"{name}: a log is a directory, this is a file") from error
-    except OSError as error:
-        raise storage_error(error, f"opening {name}") from error
-    try:
-        return _open(root, name, options, disk, clock, serializer, dead_letter_bytes)
-    except BaseException as error:
-        root.close()
-        if isinstance(error, OSError) and not isinstance(error, StorageError):
-            raise storage_error(error, f"opening {name}") from error
-        raise
-
-
-def _open(
-    root: Directory,
-    name: str,
-    options: LogOptions,
-    disk: Disk,
-    clock: Clock,
-    serializer: Serializer[Any] | None,
-    dead_letter_bytes: int,
-) -> Log[Any]:
-    letters = DeadLetters(disk, clock, root, options, dead_letter_bytes)
-    if options.mode == "rw":
-        opened = open_for_writing(disk, clock, root, options)
-        if opened.report.created:
-            letters.prepare()
-        source: LogSource[Any] = LogSource(
-            Origin(opened.meta.log_id.hex(), serializer),
-            opened.catalog,
-            clock,
-            letters,
-            root,
-            opened.meta,
-            appender=opened.appender,
-        )
-        log: Log[Any] = Log(options, source, disk, name, opened.report, opened, None)
-        if options.strict and (opened.report.damage or opened.report.missing or opened.report.suspect):
-            log.close()
-            raise strict_error(opened.report)
-        return log
-    view = View.open(disk, root)
-    if view is None:
-        raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')
-    source = LogSource(
-        Origin(view.log_id.hex(), serializer), view.catalog, clock, letters, root, view.meta, horizon=view.horizon
-    )
-    return Log(options, source, disk, name, OpenReport(), None, view)
-
-
-def strict_error(report: OpenReport) -> DamageFound:
-    """The first finding, for strict=True."""
-    if report.damage:
-        first = report.damage[0]
-        return DamageFound(
-            f"{first.segment}: {first.reason} at byte {first.position}",
-            segment=first.segment,
-            position=first.position,
-            reason=first.reason,
-        )
-    lost = (*report.missing, *report.suspect)[0]
-    kind = "missing" if report.missing else "suspect"
-    return DamageFound(
-        f"offsets {lost.first_offset} to {lost.last_offset} are {kind}", segment="", position=0, reason=kind
-    )
 
 
 def _after_fork_in_child() -> None:

@@ -15,7 +15,7 @@ from seglog.appender import WAITING_ERRNOS, Appender, first_header
 from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
 from seglog.disk.base import Directory, Disk
-from seglog.errors import DamageFound, SeglogError
+from seglog.errors import DamageFound, SeglogError, UnsupportedVersion
 from seglog.findings import block_damage, rot_damage
 from seglog.format import layout as L
 from seglog.format import names as N
@@ -83,7 +83,13 @@ def read_cursors(cursors: Directory) -> dict[str, CursorState | None]:
 
 
 def open_for_writing(
-    disk: Disk, clock: Clock, root: Directory, options: LogOptions, *, wait: float = LOCK_WAIT_SECONDS, segment_bytes: int | None = None
+    disk: Disk,
+    clock: Clock,
+    root: Directory,
+    options: LogOptions,
+    *,
+    wait: float = LOCK_WAIT_SECONDS,
+    segment_bytes: int | None = None,
 ) -> Opened:
     """Open, recover and report. The caller closes `root` if this raises."""
     entries = check_is_log(root)
@@ -161,6 +167,7 @@ class _Opening:
         meta = Meta.open(self.root, write=True)
         had_segments = bool(self.catalog.names)
         log_id = meta.log_id if meta is not None else id_from_segments(self.catalog) or self.clock.random_bytes(16)
+        self._set_aside_strangers(log_id)
         appender = self._end(log_id, meta)
         if meta is None:
             meta = self._new_meta(log_id)
@@ -181,6 +188,21 @@ class _Opening:
             warnings=tuple(warnings),
         )
         return Opened(self.root, self.segments, self.cursors, self.lock, meta, self.catalog, appender, report)
+
+    def _set_aside_strangers(self, log_id: bytes) -> None:
+        """Segments of other logs, or under a name that is not theirs, are no end of this log. Reported, not touched."""
+        self.catalog.log_id = log_id
+        while self.catalog.names:
+            name = self.catalog.names[-1]
+            facts = self.catalog.facts(name)
+            if not facts.foreign:
+                if facts.header is not None and facts.header.write_version > L.WRITE_VERSION:
+                    raise UnsupportedVersion(
+                        f"{name.file_name}: only format version {facts.header.write_version} or newer may write it; "
+                        f"this seglog writes up to {L.WRITE_VERSION}"
+                    )
+                return
+            self.catalog.exclude(name)
 
     def _new_meta(self, log_id: bytes) -> Meta:
         """`meta` comes last in a creation; where segments are older than it, it was lost and is rebuilt."""
@@ -337,6 +359,7 @@ class _Opening:
         old = segment.header
         if tail.ending is Ending.SUSPECT:
             end = Mark(tail.bad_end.position, tail.bad_end.offset if tail.count_known else tail.run_end.offset + JUMP)
+            self._sync_old(segment)
             writer = appender.succeed(
                 appender.header_after(
                     old,
@@ -373,6 +396,15 @@ class _Opening:
         self._trim(segment, tail)
         segment.close()
         return writer
+
+    def _sync_old(self, segment: SegmentReader) -> None:
+        """The suspect bytes stay in the old segment with the run before them: what was read must be on the disk
+        before a successor declares it."""
+        file = self.segments.open(segment.name.file_name, write=True)
+        try:
+            file.datasync()
+        finally:
+            file.close()
 
     def _run(self, segment: SegmentReader, tail: Tail) -> Iterator[StoredBatch]:
         """The valid batches behind the proven end, to be written anew."""
@@ -467,4 +499,3 @@ class _Opening:
         if target.base > end:
             lost = target.lost_segments
             (self.missing if lost else self.skipped).append(OffsetRange(end, target.base - 1))
-

@@ -146,21 +146,17 @@ class Scan:
             self._catalog.refresh()
             return
         stop = following.base_offset
+        header = self._catalog.facts(following).header
+        reason = "skipped"
+        if header is not None and L.JUMP_REASONS[header.jump_reason] == "missing":
+            reason = "missing"
         if following.segment_id != name.segment_id + 1:
-            removed = any(
-                gone.first_offset <= self.offset < gone.end_offset for gone in self._meta().removed
-            )
-            reason = "purged" if removed else "missing"
-            header = self._catalog.facts(following).header
-            if header is not None and header.predecessor is not None and self.offset < header.predecessor.end_offset:
-                stop = min(stop, header.predecessor.end_offset)
-            elif header is not None:
-                reason = "skipped"
-        else:
-            reason = "skipped"
-            header = self._catalog.facts(following).header
-            if header is not None and L.JUMP_REASONS[header.jump_reason] == "missing":
-                reason = "missing"
+            removed = any(gone.first_offset <= self.offset < gone.end_offset for gone in self._meta().removed)
+            declared = header.predecessor.end_offset if header is not None and header.predecessor is not None else stop
+            if removed:
+                reason = "purged"
+            elif self.offset < declared:
+                reason, stop = "missing", min(stop, declared)
         if stop <= self.offset:  # nothing between: the next one begins right here
             stop = following.base_offset
         self._ready.append(Hole(self.offset, stop, reason))
@@ -168,9 +164,7 @@ class Scan:
     def _unreadable(self, name: SegmentName, end: SegmentEnd | None, seen: Seen, detail: str) -> None:
         following = self._catalog.after(name)
         stop = end.offset if end is not None else following.base_offset if following else seen.end_offset
-        self._ready.append(
-            Hole(self.offset, stop, "damaged", (name.base_offset, stop), name, 0, L.DATA_START, detail)
-        )
+        self._ready.append(Hole(self.offset, stop, "damaged", (name.base_offset, stop), name, 0, L.DATA_START, detail))
 
     def _advance(self, seen: Seen) -> None:
         """One block or rot further in the open segment."""
@@ -209,7 +203,14 @@ class Scan:
                 length = found.end - found.position
                 self._ready.append(
                     Hole(
-                        first, found.stop, reason, (found.first, found.stop), segment.name, found.position, length, "unreadable bytes"
+                        first,
+                        found.stop,
+                        reason,
+                        (found.first, found.stop),
+                        segment.name,
+                        found.position,
+                        length,
+                        "unreadable bytes",
                     )
                 )
             return
@@ -228,8 +229,6 @@ class Scan:
             if stop > max(first, at):
                 position, length = found.extent(first - header.base_offset, stop - header.base_offset)
                 self._ready.append(
-                    Hole(
-                        max(first, at), stop, reason, (first, stop), segment.name, position, length, "record checksum"
-                    )
+                    Hole(max(first, at), stop, reason, (first, stop), segment.name, position, length, "record checksum")
                 )
             at = max(at, stop)

@@ -8,10 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from seglog.disk.base import File
 from seglog.format import layout as L
-from seglog.format.batch import BatchHeader, body_holds, check_bounds, decode_copy, decode_header, split_records, trailer_fault, words
+from seglog.format.batch import (
+    BatchHeader,
+    body_holds,
+    check_bounds,
+    decode_copy,
+    decode_header,
+    split_records,
+    trailer_fault,
+    words,
+)
 from seglog.format.checksum import BadFrame
 from seglog.format.footer import Footer, decode_footer, footer_length
 from seglog.format.names import SegmentName
@@ -38,7 +48,7 @@ class Block:
         return self.position + self.header.length
 
     def extent(self, first: int, stop: int) -> tuple[int, int]:
-        """Position and length in the file of records `first` .. `stop` (excluded, counted from 0), else of the batch."""
+        """Position and length of records `first` .. `stop` (excluded, counted from 0), else of the batch."""
         header = self.header
         if header.codec == L.CODEC_NONE and len(self.body) >= 8 * header.count:
             lengths = words(header.count).unpack_from(self.body)
@@ -202,17 +212,27 @@ class SegmentReader:
         return last
 
 
-def read_header(file: File, name: SegmentName) -> tuple[SegmentHeader | None, list[int]]:
-    """The segment's header and the positions of its bad copies. Raises UnsupportedVersion if newer than us."""
+class HeaderCopies(NamedTuple):
+    """What the two copies of a segment header say."""
+
+    header: SegmentHeader | None  # of a valid copy that names this segment
+    bad: tuple[int, ...]  # positions of copies that do not hold
+    foreign: bool  # every valid copy names another segment: the file was copied or renamed by somebody
+
+
+def read_header(file: File, name: SegmentName) -> HeaderCopies:
+    """Look at both copies. Raises UnsupportedVersion if newer than us."""
     found = None
-    bad = []
+    bad, others = [], 0
     for at in (0, L.HEADER_COPY_AT):
         header = decode_segment_header(file.read(at, L.SEGMENT_HEADER.size))
-        if header is None or (header.segment_id, header.base_offset) != (name.segment_id, name.base_offset):
+        if header is None:
             bad.append(at)
+        elif (header.segment_id, header.base_offset) != (name.segment_id, name.base_offset):
+            others += 1
         else:
             found = found or header
-    return found, bad
+    return HeaderCopies(found, tuple(bad), found is None and others > 0)
 
 
 def read_footer(file: File, name: SegmentName, size: int) -> tuple[Footer, int] | None:

@@ -109,7 +109,9 @@ class SegmentWriter:
             file.close()
             if named:
                 # The new name may or may not survive: which segment is the last one is not known any more.
-                raise LogFailed(errno.EIO, f"the name of a new segment could not be made durable: {error}", name) from error
+                raise LogFailed(
+                    errno.EIO, f"the name of a new segment could not be made durable: {error}", name
+                ) from error
             directory.unlink(name + TEMPORARY)
             raise
         made.durable = end

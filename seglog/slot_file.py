@@ -7,7 +7,7 @@ disk does not matter. A crash in the middle leaves the other slot.
 from __future__ import annotations
 
 from seglog.disk.base import Directory, File
-from seglog.errors import LogFailed
+from seglog.errors import LogFailed, UnsupportedVersion
 from seglog.format import layout as L
 from seglog.format.names import TEMPORARY
 from seglog.format.slots import Slot, decode_slot, encode_slot, slot_length
@@ -24,12 +24,21 @@ class SlotFile:
         self._generation = 0
         self._older = 0  # the slot that the next write goes to
         self._failed = False
+        self._write_version = L.WRITE_VERSION
         self.whole = False  # both slots read back
         self.log_id = log_id  # as the file says it, once loaded
 
     @classmethod
     def create(
-        cls, directory: Directory, name: str, payload: bytes, *, kind: int, log_id: bytes, slot_bytes: int, tail: int = 0
+        cls,
+        directory: Directory,
+        name: str,
+        payload: bytes,
+        *,
+        kind: int,
+        log_id: bytes,
+        slot_bytes: int,
+        tail: int = 0,
     ) -> SlotFile:
         """Make the file with both slots written; its content is durable, its name once the caller syncs `directory`.
 
@@ -65,6 +74,7 @@ class SlotFile:
             self.whole = False
             return None  # nobody can say which of them was acknowledged
         index, newest = max(good, key=lambda slot: slot[1].generation)
+        self._write_version = newest.write_version
         self._generation = newest.generation
         self._older = 1 - index
         self.log_id = self._log_id = newest.log_id
@@ -85,6 +95,11 @@ class SlotFile:
         """Durable on return. After a failed sync the file refuses: what it holds is decided when it is opened again."""
         if self._failed:
             raise LogFailed(5, "an earlier sync of this file failed; close and open it again", self.file.name)
+        if self._write_version > L.WRITE_VERSION:
+            raise UnsupportedVersion(
+                f"{self.file.name}: only format version {self._write_version} or newer may write it; "
+                f"this seglog writes up to {L.WRITE_VERSION}"
+            )
         self._generation += 1
         self.file.write(self._older * self._slot_bytes, self._encoded(payload))
         try:
@@ -102,4 +117,3 @@ class SlotFile:
 
     def close(self) -> None:
         self.file.close()
-

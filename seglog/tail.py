@@ -125,9 +125,7 @@ def _header_of(segment: SegmentReader, position: int, offset: int, size: int) ->
     return header
 
 
-def _shows_unwritten(
-    segment: SegmentReader, position: int, extent: int, size: int, header: BatchHeader | None
-) -> bool:
+def _shows_unwritten(segment: SegmentReader, position: int, extent: int, size: int, header: BatchHeader | None) -> bool:
     """Whether a sector of the batch was never written: sectors are zero before, and a batch's own are known."""
     end = position + extent
     if end > size:

@@ -126,7 +126,7 @@ class _Verification:
             self.done += sizes[name] or 0
         self.next_offset = expected
         if not names and (state.start_offset or states):
-            self.missing.append(OffsetRange(state.start_offset, max(state.start_offset, self._furthest(states)) ))
+            self.missing.append(OffsetRange(state.start_offset, max(state.start_offset, self._furthest(states))))
         self._cursors_ahead(states, expected)
         return self._report(len(names), state.start_offset, self.total, states, state.repaired, view)
 
@@ -163,9 +163,11 @@ class _Verification:
             end = SegmentEnd(segment.file.size(), -1, segment.file.size())
         elif facts.footer is None:
             try:
-                self.torn_bytes += segment.last_non_zero(end.position, segment.file.size()) - min(
-                    end.position, segment.file.size()
-                ) if segment.file.size() > end.position else 0
+                self.torn_bytes += (
+                    segment.last_non_zero(end.position, segment.file.size()) - min(end.position, segment.file.size())
+                    if segment.file.size() > end.position
+                    else 0
+                )
             except OSError:
                 segment.close()
                 raise
@@ -213,9 +215,7 @@ class _Verification:
     def _note_suspect(self, first: int, stop: int) -> None:
         self.suspect.append(OffsetRange(first, max(first, stop - 1)))
 
-    def _last(
-        self, catalog: Catalog, name: SegmentName, hint: object, states: dict[str, CursorState | None]
-    ) -> int:
+    def _last(self, catalog: Catalog, name: SegmentName, hint: object, states: dict[str, CursorState | None]) -> int:
         """The last segment, whose end nobody declares: the same judgement as at open."""
         from seglog.format.hint import Hint
 
@@ -253,9 +253,7 @@ class _Verification:
             offset = tail.bad_end.offset
         return offset
 
-    def _unreadable(
-        self, catalog: Catalog, name: SegmentName, size: int, expected: int, error: DamageFound
-    ) -> int:
+    def _unreadable(self, catalog: Catalog, name: SegmentName, size: int, expected: int, error: DamageFound) -> int:
         end = catalog.end_of(name)
         stop = end.offset if end is not None else max(expected, name.base_offset)
         last = stop - 1 if stop > name.base_offset else None
@@ -358,5 +356,3 @@ def _writer_alive(lock: LockFile) -> bool:
         lock.file.unlock()
         return False
     return True
-
-

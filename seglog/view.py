@@ -40,6 +40,7 @@ class View:
             lock = LockFile.for_reading(root)
             meta = Meta.open(root, write=False)
             log_id = meta.log_id if meta is not None else id_from_segments(catalog)
+            catalog.log_id = log_id
             horizon = HintHorizon(catalog, lock, disk.boot_id())
             return cls(root, segments, lock, meta, catalog, horizon, log_id or bytes(16))
         except BaseException:

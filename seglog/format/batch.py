@@ -27,7 +27,7 @@ class BatchHeader(NamedTuple):
 
     codec: int
     flags: int
-    count: int
+    count: int  # type: ignore[assignment]  # a field, not tuple.count
     stored_length: int
     raw_length: int
     zero_sectors: int
@@ -69,9 +69,7 @@ def zero_sectors(data: bytes | memoryview, position: int) -> int:
     if raw.find(_ZERO_SECTOR) < 0:
         return 0
     first = -position % L.SECTOR
-    return sum(
-        raw.startswith(_ZERO_SECTOR, at) for at in range(first, len(raw) - L.SECTOR + 1, L.SECTOR)
-    )
+    return sum(raw.startswith(_ZERO_SECTOR, at) for at in range(first, len(raw) - L.SECTOR + 1, L.SECTOR))
 
 
 def encode_batch(
@@ -109,9 +107,7 @@ def encode_batch(
         if len(frame) < raw_length:  # what does not shrink is stored as it is
             codec, raw_length, stored_length = L.CODEC_ZSTD, len(raw), len(frame)
             body = frame + _PADDING[-stored_length & 7]
-    return _frame(
-        body, count, codec, flags, stored_length, raw_length, salt, position, base_offset, time_ns, durable
-    )
+    return _frame(body, count, codec, flags, stored_length, raw_length, salt, position, base_offset, time_ns, durable)
 
 
 def _frame(
@@ -200,7 +196,7 @@ def body_holds(header: BatchHeader, body: bytes | memoryview, *, salt: int, posi
 
 
 def trailer_fault(header: BatchHeader, batch: bytes | memoryview, *, salt: int, position: int) -> str:
-    """"" if the spares behind the body are as written, else which of them is bad. `batch`: all its bytes."""
+    """ "" if the spares behind the body are as written, else which of them is bad. `batch`: all its bytes."""
     mark = end_mark(salt, position + header.length, header.length, header.count, header.flags)
     if batch[-L.END_MARK_BYTES :] != mark:
         return "end mark"

@@ -12,9 +12,7 @@ def encode_extended(payload: bytes, extras: Extras | None) -> bytes:
     headers = extras.headers or {}
     key = b"" if extras.key is None else extras.key
     parts = [
-        L.EXTENDED.pack(
-            extras.due_ns, extras.expiry_ns, L.NO_KEY if extras.key is None else len(key), len(headers), 0
-        ),
+        L.EXTENDED.pack(extras.due_ns, extras.expiry_ns, L.NO_KEY if extras.key is None else len(key), len(headers), 0),
         key,
         encode_headers(headers),
         payload,

@@ -24,8 +24,8 @@ BLOCK = 4096
 
 # §5.1 segment header: magic, read version, write version, durability class, jump reason, reserved, log id,
 # segment id, reserved, base offset, salt, max record bytes, max batch bytes, bytes before, records before,
-# born end position, born end offset, floor offset, predecessor: id, reserved, end position, end offset, suspect position,
-# salt; created (ns), CRC.
+# born end position, born end offset, floor offset, predecessor: id, reserved, end position, end offset,
+# suspect position, salt; created (ns), CRC.
 SEGMENT_HEADER = Struct("<8sHHBBH16sIIQQIIQQQQQIIQQQQQI")
 HEADER_COPY_AT = BLOCK
 DATA_START = 2 * BLOCK
@@ -91,8 +91,8 @@ HOLDER_AT = 512
 HOLDER_BYTES = 256
 LOCK_BYTES = BLOCK
 
-# §9 dead letter: magic, reason, reserved, attempts, offset, last offset, time (ns), segment id, reserved,
-# position, length, lengths of: consumer, detail, key, headers; the payload is the rest
+# §9 dead letter: magic, reason, reserved, header count, attempts, offset, last offset, time (ns), segment id,
+# reserved, position, length, lengths of: consumer, detail, key; reserved; the payload is the rest
 LETTER = Struct("<8sBBHIQQQIIQQHIIH")
 REASONS = ("damaged", "undecodable", "rejected", "exhausted", "refused")
 JUMP_REASONS = ("", "torn", "unclean", "missing", "cursor", "suspect")

@@ -29,9 +29,7 @@ class MetaState(NamedTuple):
 
 def encode_meta(meta: MetaState) -> bytes:
     parts = [
-        L.META_HEAD.pack(
-            meta.start_offset, meta.created_ns, len(meta.consumers), len(meta.removed), len(meta.repaired)
-        )
+        L.META_HEAD.pack(meta.start_offset, meta.created_ns, len(meta.consumers), len(meta.removed), len(meta.repaired))
     ]
     for name, start in meta.consumers:
         raw = name.encode()

@@ -27,12 +27,13 @@ def salvage(header: BatchHeader, body: bytes, *, salt: int, position: int) -> li
     checks = table.unpack_from(body, 4 * count)
     first = seed(salt, header.base_offset)
     total = header.stored_length - 8 * count
+    records: list[bytes | None] | None
     if sum(lengths) == total:
         records = _by_lengths(body, lengths, checks, first)
     else:
         records = _with_one_length_mended(body, lengths, checks, first, total)
-        if records is None:
-            records = _from_both_ends(body, lengths, checks, first, header.stored_length)
+    if records is None:
+        records = _from_both_ends(body, lengths, checks, first, header.stored_length)
     return _prove_one_check(header, body, records, lengths, first, salt, position)
 
 
@@ -40,9 +41,7 @@ def _holds(record: bytes, index: int, checks: Sequence[int], first: int) -> bool
     return crc32c(record, record_seed(first, index)) == checks[index]
 
 
-def _by_lengths(
-    body: bytes, lengths: Sequence[int], checks: Sequence[int], first: int
-) -> list[bytes | None]:
+def _by_lengths(body: bytes, lengths: Sequence[int], checks: Sequence[int], first: int) -> list[bytes | None]:
     records: list[bytes | None] = []
     at = 8 * len(lengths)
     for index, length in enumerate(lengths):

@@ -40,6 +40,7 @@ class SegmentHeader(NamedTuple):
     floor_offset: int  # whatever follows the born run begins here or later: its jump, if a crash delays it
     predecessor: Predecessor | None
     created_ns: int
+    write_version: int = L.WRITE_VERSION
 
 
 def encode_segment_header(header: SegmentHeader) -> bytes:
@@ -48,7 +49,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
     packed = L.SEGMENT_HEADER.pack(
         L.SEGMENT_MAGIC,
         L.READ_VERSION,
-        L.WRITE_VERSION,
+        header.write_version,
         header.durability,
         header.jump_reason,
         0,
@@ -104,10 +105,5 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
         floor_offset=fields[17],
         predecessor=None if before.segment_id == L.NO_SEGMENT else before,
         created_ns=fields[24],
+        write_version=fields[2],
     )
-
-
-def write_version(data: bytes) -> int:
-    """The write version of a header copy whose checksum held."""
-    version: int = L.SEGMENT_HEADER.unpack_from(data)[2]
-    return version

@@ -16,6 +16,7 @@ class Slot(NamedTuple):
     generation: int
     log_id: bytes
     payload: bytes
+    write_version: int = L.WRITE_VERSION
 
 
 def encode_slot(slot: Slot, slot_bytes: int) -> bytes:
@@ -25,7 +26,7 @@ def encode_slot(slot: Slot, slot_bytes: int) -> bytes:
     head = L.SLOT_HEADER.pack(
         L.SLOT_MAGIC,
         L.READ_VERSION,
-        L.WRITE_VERSION,
+        slot.write_version,
         slot.kind,
         slot.generation,
         slot.log_id,
@@ -40,13 +41,13 @@ def decode_slot(data: bytes) -> Slot | None:
     size = L.SLOT_HEADER.size
     if len(data) < size or data[:8] != L.SLOT_MAGIC:
         return None
-    _, read_version, _, kind, generation, log_id, length, check = L.SLOT_HEADER.unpack_from(data)
+    _, read_version, write_version, kind, generation, log_id, length, check = L.SLOT_HEADER.unpack_from(data)
     payload = data[size : size + length]
     if len(payload) != length or crc32c(payload, crc32c(data[: size - 4])) != check:
         return None
     if read_version > L.READ_VERSION:
         raise UnsupportedVersion(f"file of format version {read_version}; this seglog reads up to {L.READ_VERSION}")
-    return Slot(kind, generation, log_id, payload)
+    return Slot(kind, generation, log_id, payload, write_version)
 
 
 def slot_length(data: bytes) -> int:

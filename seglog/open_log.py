@@ -1,0 +1,144 @@
+"""Open a log directory, as writer or as reader, and hand out the public object."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from seglog.clock import Clock, SystemClock
+from seglog.dead_letters import DeadLetters
+from seglog.disk.base import Directory, Disk
+from seglog.disk.memory import MemoryDisk
+from seglog.errors import DamageFound, InvalidOption, LogNotFound, NotALog, StorageError, storage_error
+from seglog.log import Log
+from seglog.model import OpenReport, Origin, Serializer
+from seglog.opening import open_for_writing
+from seglog.options import MIB, LogOptions, whole
+from seglog.source import LogSource
+from seglog.view import View
+
+
+def open_log(
+    path: str | os.PathLike[str],
+    mode: str = "rw",
+    *,
+    durability: str = "always",
+    sync_interval: float = 0.1,
+    segment_bytes: int = 64 * MIB,
+    max_record_bytes: int = 16 * MIB,
+    compression: str | None = None,
+    file_mode: int = 0o600,
+    dead_letter_bytes: int = 64 * MIB,
+    serializer: Serializer[Any] | None = None,
+    strict: bool = False,
+    disk: Disk | None = None,
+    clock: Clock | None = None,
+) -> Log[Any]:
+    """Open a log directory; "rw" creates it if need be and recovers it (see `Log.report`).
+
+    Args:
+        path: the directory; the str ":memory:" means a log that lives in this process only.
+        mode: "rw": the one writer. "r": reads, and consumes by name, beside a live writer or without one.
+        durability: "always": append returns when the record is fsynced. "interval": when it is written; a sync
+            follows within `sync_interval` seconds, and readers see it then. "never": survives the death of the
+            process, not power loss.
+        sync_interval: seconds.
+        segment_bytes: a target; a batch that does not fit opens a new segment.
+        max_record_bytes: of one payload.
+        compression: None or "zstd", per batch.
+        file_mode: of what is created; directories get x where this has r.
+        dead_letter_bytes: the most that the dead-letter queue may hold.
+        serializer: an object with dumps(value) -> bytes and loads(bytes) -> value; None for bytes.
+        strict: raise DamageFound instead of opening a log that shows damage.
+        disk, clock: for tests.
+
+    Raises InvalidOption, NotALog, LogNotFound (mode "r"), LogLocked, UnsupportedVersion, DamageFound (strict),
+    StorageError. An existing log opens whatever its bytes are.
+    """
+    if sys.platform == "win32":
+        raise NotImplementedError("seglog needs POSIX file locks and directory syncs; Windows is not supported yet")
+    options = LogOptions(
+        mode, durability, sync_interval, segment_bytes, max_record_bytes, compression, file_mode, strict
+    )
+    whole("dead_letter_bytes", dead_letter_bytes, 4096, 1 << 40)
+    if disk is None:
+        if path == ":memory:":
+            disk = MemoryDisk()
+        else:
+            from seglog.disk.local import LocalDisk
+
+            disk = LocalDisk()
+    name: object = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InvalidOption(f"path {path!r}: expected a directory name")
+    clock = clock or SystemClock()
+    try:
+        root = disk.open(name, create=mode == "rw", file_mode=options.file_mode, directory_mode=options.directory_mode)
+    except FileNotFoundError as error:
+        raise LogNotFound(f'{name}: no such directory; mode "r" creates none') from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise NotALog(f"{name}: a log is a directory, this is a file") from error
+    except OSError as error:
+        raise storage_error(error, f"opening {name}") from error
+    try:
+        return _open(root, name, options, disk, clock, serializer, dead_letter_bytes)
+    except BaseException as error:
+        root.close()
+        if isinstance(error, OSError) and not isinstance(error, StorageError):
+            raise storage_error(error, f"opening {name}") from error
+        raise
+
+
+def _open(
+    root: Directory,
+    name: str,
+    options: LogOptions,
+    disk: Disk,
+    clock: Clock,
+    serializer: Serializer[Any] | None,
+    dead_letter_bytes: int,
+) -> Log[Any]:
+    letters = DeadLetters(disk, clock, root, options, dead_letter_bytes)
+    if options.mode == "rw":
+        opened = open_for_writing(disk, clock, root, options)
+        if opened.report.created:
+            letters.prepare()
+        source: LogSource[Any] = LogSource(
+            Origin(opened.meta.log_id.hex(), serializer),
+            opened.catalog,
+            clock,
+            letters,
+            root,
+            opened.meta,
+            appender=opened.appender,
+        )
+        log: Log[Any] = Log(options, source, disk, name, opened.report, opened, None)
+        if options.strict and (opened.report.damage or opened.report.missing or opened.report.suspect):
+            log.close()
+            raise strict_error(opened.report)
+        return log
+    view = View.open(disk, root)
+    if view is None:
+        raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')
+    source = LogSource(
+        Origin(view.log_id.hex(), serializer), view.catalog, clock, letters, root, view.meta, horizon=view.horizon
+    )
+    return Log(options, source, disk, name, OpenReport(), None, view)
+
+
+def strict_error(report: OpenReport) -> DamageFound:
+    """The first finding, for strict=True."""
+    if report.damage:
+        first = report.damage[0]
+        return DamageFound(
+            f"{first.segment}: {first.reason} at byte {first.position}",
+            segment=first.segment,
+            position=first.position,
+            reason=first.reason,
+        )
+    lost = (*report.missing, *report.suspect)[0]
+    kind = "missing" if report.missing else "suspect"
+    return DamageFound(
+        f"offsets {lost.first_offset} to {lost.last_offset} are {kind}", segment="", position=0, reason=kind
+    )
