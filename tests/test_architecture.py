@@ -19,6 +19,9 @@ PACKAGE = ROOT / "seglog"
 
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
+LONG_MODULES = {
+    "log": 620,  # the public object: every call is one method with its promise, and splitting it would hide the list
+}
 
 
 class Row(NamedTuple):
@@ -63,6 +66,7 @@ MODULES = {
     "tail": Row(3, ("recovery", "segment_reader", "segment_writer")),
     "catalog": Row(4),
     "group_commit": Row(4, ("clock",), below=1),  # many waiters, one sync: no files, no bytes
+    "intake": Row(4, ("group_commit",)),
     "appender": Row(4, ("catalog", "group_commit")),
     "reader": Row(4, ("catalog",)),
     "horizon": Row(4, ("catalog",)),
@@ -72,8 +76,10 @@ MODULES = {
     "dead_letters": Row(5),
     "registry": Row(5, ("cursor",)),
     "source": Row(5, ("dead_letters",)),
-    "consumer": Row(5, ("cursor", "dead_letters")),
+    "delivery": Row(5, ("cursor", "source")),
+    "consumer": Row(5, ("cursor", "dead_letters", "delivery")),
     "log": Row(6, ("compact",)),
+    "open_log": Row(6, ("log",)),
     "verify": Row(6),
     "compact": Row(6),
     "forward/*": Row(7, ("forward/*",)),
@@ -178,9 +184,9 @@ def os_allowed(attribute: str, name: str) -> bool:
     return attribute in OS_ANYWHERE or at_home(name, OS_HOMES.get(attribute, FILES))
 
 
-def style_faults(tree: ast.Module, source: str) -> Iterator[tuple[int, str]]:
+def style_faults(tree: ast.Module, source: str, lines_max: int = MODULE_LINES_MAX) -> Iterator[tuple[int, str]]:
     lines = source.splitlines()
-    if len(lines) > MODULE_LINES_MAX:
+    if len(lines) > lines_max:
         yield len(lines), f"module of {len(lines)} lines: which second noun hides in it?"
     if not ast.get_docstring(tree):
         yield 1, "no module docstring"
@@ -219,7 +225,7 @@ def faults(name: str, source: str, existing: frozenset[str]) -> list[str]:
         if (fault := layer_fault(name, imported)) is not None
     ]
     found += hazards(tree, name)
-    found += style_faults(tree, source)
+    found += style_faults(tree, source, LONG_MODULES.get(name, MODULE_LINES_MAX))
     return [f"{name}:{line}: {fault}" for line, fault in sorted(found)]
 
 
@@ -276,6 +282,10 @@ def test_every_row_has_a_module() -> None:
     assert [row for row in MODULES if not any(fnmatchcase(name, row) for name in SOURCES)] == []
 
 
+def test_long_modules_are_still_long() -> None:
+    assert [name for name in LONG_MODULES if len(SOURCES[name].splitlines()) <= MODULE_LINES_MAX] == []
+
+
 def test_texts_mention_nothing_private() -> None:
     documents = frozenset(path.name for path in [*ROOT.glob("*.md"), *ROOT.glob("t*/**/*.md")])
     own = Path(__file__).relative_to(ROOT).as_posix()
@@ -322,7 +332,7 @@ EXISTING = frozenset((*(row for row in MODULES if "*" not in row), "forward/forw
         ("log", "try:\n    f()\nexcept:\n    raise", "bare except"),
         ("log", "try:\n    f()\nexcept Exception:\n    pass", "swallows every error"),
         ("log", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
-        ("log", "x = 1\n" * 450, "module of 451 lines: which second noun hides in it?"),
+        ("reader", "x = 1\n" * 450, "module of 451 lines: which second noun hides in it?"),
     ],
 )
 def test_checker_finds(name: str, source: str, fault: str) -> None:
