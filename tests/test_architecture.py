@@ -282,6 +282,14 @@ def test_every_row_has_a_module() -> None:
     assert [row for row in MODULES if not any(fnmatchcase(name, row) for name in SOURCES)] == []
 
 
+def test_contributing_shows_every_module() -> None:
+    shown = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    wanted = {
+        f"`{row.partition('/')[0]}/`" if "/" in row else f"`{row}`" for row in MODULES if not row.startswith("__")
+    }
+    assert {name for name in wanted if name not in shown} == set()
+
+
 def test_long_modules_are_still_long() -> None:
     assert [name for name in LONG_MODULES if len(SOURCES[name].splitlines()) <= MODULE_LINES_MAX] == []
 
