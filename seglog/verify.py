@@ -126,7 +126,7 @@ class _Verification:
             self.done += sizes[name] or 0
         self.next_offset = expected
         if not names and (state.start_offset or states):
-            self.missing.append(OffsetRange(state.start_offset, max(state.start_offset, self._furthest(states))))
+            self.missing.append(OffsetRange(state.start_offset, max(state.start_offset, self._furthest(states) - 1)))
         self._cursors_ahead(states, expected)
         return self._report(len(names), state.start_offset, self.total, states, state.repaired, view)
 
@@ -287,13 +287,14 @@ class _Verification:
             cursors.close()
 
     def _furthest(self, states: dict[str, CursorState | None]) -> int:
-        return max([0, *(state.seen.end_offset - 1 for state in states.values() if state is not None)])
+        """Every offset below it was durable when a cursor was written."""
+        return max([0, *(state.seen.end_offset for state in states.values() if state is not None)])
 
     def _cursors_ahead(self, states: dict[str, CursorState | None], end: int) -> None:
         """A durable cursor that has seen more than there is proves a loss at the end."""
         furthest = self._furthest(states)
-        if furthest >= end and self.next_offset == end and not self.missing:
-            self.missing.append(OffsetRange(end, furthest))
+        if furthest > end and self.next_offset == end and not self.missing:
+            self.missing.append(OffsetRange(end, furthest - 1))
 
     def _tick(self, position: int) -> None:
         if self.progress is not None:
