@@ -26,6 +26,7 @@ class Cursor:
         self.watermark = state.watermark
         self.acked = Intervals(state.acked)
         self.attempts = dict(state.attempts)
+        self._unsaved = False
 
     @classmethod
     def create(cls, cursors: Directory, name: str, start: int, log_id: bytes) -> None:
@@ -67,6 +68,16 @@ class Cursor:
             return None
         return cls(slots, state)
 
+    def handled(self, offset: int) -> bool:
+        """Acked, or passed over as a gap."""
+        return offset < self.watermark or offset in self.acked
+
+    def pass_over(self, first: int, stop: int) -> None:
+        """A gap: move on without writing. A crash finds the gap again; the next `store` or `flush` keeps it."""
+        self.acked.add(first, stop)
+        self.watermark, self.acked = advanced(self.watermark, self.acked)
+        self._unsaved = True
+
     def store(
         self, watermark: int, acked: Intervals, attempts: dict[int, int], seen: Seen, *, start: int | None = None
     ) -> None:
@@ -76,7 +87,7 @@ class Cursor:
                 f"consumer {self.name!r}: acks would leave {len(acked)} separate ranges above the watermark, "
                 f"more than {L.CURSOR_RANGES_MAX}; ack the oldest messages first"
             )
-        kept = dict(sorted(attempts.items())[: L.CURSOR_ATTEMPTS_MAX])
+        kept = dict(sorted(attempts.items())[: L.CURSOR_ATTEMPTS_MAX]) if attempts else attempts
         first = self.start if start is None else start
         state = CursorState(self.name, first, watermark, seen, tuple(acked), tuple(kept.items()))
         try:
@@ -84,6 +95,21 @@ class Cursor:
         except OSError as error:
             raise storage_error(error, f"the cursor of consumer {self.name!r} could not be written") from error
         self.start, self.watermark, self.acked, self.attempts = first, watermark, acked, kept
+        self._unsaved = False
+
+    def flush(self, seen: Seen) -> None:
+        """Make the position durable where only gaps moved it."""
+        if self._unsaved:
+            self.store(self.watermark, self.acked, self.attempts, seen)
 
     def close(self) -> None:
         self._slots.close()
+
+
+def advanced(watermark: int, acked: Intervals) -> tuple[int, Intervals]:
+    """The watermark moves over what is acked right at it; ranges below it are not needed any more."""
+    held = acked.range_at(watermark)
+    if held is not None:
+        watermark = held[1]
+    acked.remove(0, watermark)
+    return watermark, acked

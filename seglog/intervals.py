@@ -68,6 +68,16 @@ class Intervals:
             first = max(first, self._stops[index])
             index += 1
 
+    def overlap(self, first: int, stop: int) -> list[tuple[int, int]]:
+        """The parts of first .. stop-1 that are in the set."""
+        found = []
+        at = first
+        for start, end in [*self.holes(first, stop), (stop, stop)]:
+            if start > at:
+                found.append((at, start))
+            at = end
+        return found
+
     def copy(self) -> Intervals:
         made = Intervals()
         made._starts = self._starts[:]

@@ -15,28 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from seglog.catalog import Meta
 from seglog.compact import compact
 from seglog.consumer import MAX_IN_FLIGHT, Consumer
-from seglog.cursor import Cursor
 from seglog.dead_letters import DeadLetters
-from seglog.disk.base import Directory, Disk
+from seglog.disk.base import Disk
 from seglog.errors import (
-    DamageFound,
-    InvalidOption,
     LogClosed,
     LogForked,
-    NotALog,
-    OffsetOutOfRange,
     ReadOnly,
     SeglogError,
-    StorageError,
-    UnknownConsumer,
-    storage_error,
 )
-from seglog.format.extended import decode_extended
-from seglog.format.layout import SEGMENT_RECORDS_MAX
-from seglog.format.names import CURSORS, META
 from seglog.group_commit import GroupCommit
 from seglog.intake import Intake
 from seglog.model import (
@@ -50,17 +38,16 @@ from seglog.model import (
     Start,
     Where,
 )
-from seglog.opening import Opened, read_cursors
+from seglog.opening import Opened
 from seglog.options import (
     GROUP_COMMIT_BYTES,
     LogOptions,
-    consumer_name,
     seconds,
     whole,
 )
-from seglog.reader import Hole, Run
 from seglog.registry import Registry
-from seglog.source import LogSource
+from seglog.roster import Roster
+from seglog.source import Source
 from seglog.view import View
 
 T = TypeVar("T")
@@ -75,7 +62,7 @@ class Log(Generic[T]):
     def __init__(
         self,
         options: LogOptions,
-        source: LogSource[T],
+        source: Source[T],
         disk: Disk,
         path: str,
         report: OpenReport,
@@ -84,15 +71,14 @@ class Log(Generic[T]):
     ) -> None:
         self._options = options
         self._source = source
+        registry = None if opened is None else Registry(opened.cursors, opened.meta)
+        self._roster = Roster(source, registry, path)
         self._intake = Intake(options, source.origin, source.clock)
         self._disk = disk
         self._path = path
         self._report = report
         self._opened = opened
         self._view = view
-        self._consumers: dict[str, tuple[Consumer[T], tuple[object, ...]]] = {}
-        self._registry: Registry | None = None
-        self._cursors: Directory | None = None
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._closed = False
@@ -104,7 +90,6 @@ class Log(Generic[T]):
             self._commits = GroupCommit(opened.appender.commit, max_bytes=GROUP_COMMIT_BYTES)
             opened.appender.on_progress = source.progressed
             opened.appender.on_rotation = self._compact_at_rotation
-            self._registry = Registry(opened.cursors, opened.meta)
         _open_logs.add(self)
 
     # -- what it is
@@ -259,24 +244,7 @@ class Log(Generic[T]):
         """The record at `offset`; None if it was never there or is gone. Raises DamageFound, StorageError."""
         self._check_open()
         whole("offset", offset, -(1 << 63), 1 << 63)
-        if offset < self._source.first_offset() or offset >= self._source.seen().end_offset:
-            return None
-        scan = self._source.scan(offset)
-        try:
-            found = scan.next()
-        finally:
-            scan.close()
-        if isinstance(found, Run) and found.first == offset:
-            return next(self._messages(found, offset + 1))
-        if isinstance(found, Hole) and found.segment is not None:
-            raise DamageFound(
-                f"offset {offset}: {found.detail} in {found.segment.file_name} at byte {found.position}; "
-                "seglog verify lists all damage",
-                segment=found.segment.file_name,
-                position=found.position,
-                reason=found.detail,
-            )
-        return None
+        return self._source.get(offset)
 
     def read(
         self, start: Where | None = None, stop: Where | None = None, on_gap: Callable[[Gap], None] | None = None
@@ -290,47 +258,7 @@ class Log(Generic[T]):
         Raises StorageError if the disk does not read. The iterator is not thread-safe.
         """
         self._check_open()
-        source = self._source
-        first = source.first_offset() if start is None else self._place(start)
-        last = None if stop is None else self._place(stop)
-        return self._read(max(first, source.first_offset()), last, on_gap)
-
-    def _place(self, where: Where) -> int:
-        if isinstance(where, int) and not isinstance(where, bool):
-            if where < 0:
-                raise OffsetOutOfRange(f"offset {where} is negative")
-            return where
-        return self._source.resolve(where)
-
-    def _read(self, offset: int, stop: int | None, on_gap: Callable[[Gap], None] | None) -> Iterator[Message[T]]:
-        scan = self._source.scan(offset)
-        try:
-            while stop is None or scan.offset < stop:
-                self._check_open()
-                found = scan.next()
-                if found is None:
-                    return
-                if isinstance(found, Run):
-                    yield from self._messages(found, stop)
-                    continue
-                last = found.stop if stop is None else min(found.stop, stop)
-                if last <= found.first:
-                    return
-                gap = Gap(found.first, last - 1, found.reason)
-                if on_gap is not None:
-                    on_gap(gap)
-                else:
-                    logger.warning("read: offsets %d to %d: %s", gap.first_offset, gap.last_offset, gap.reason)
-        finally:
-            scan.close()
-
-    def _messages(self, run: Run, stop: int | None) -> Iterator[Message[T]]:
-        origin = self._source.origin
-        for offset, stored in enumerate(run.records, run.first):
-            if stop is not None and offset >= stop:
-                return
-            payload, extras = decode_extended(stored) if run.extended else (stored, None)
-            yield Message(offset, payload, run.time_ns, origin, extras)
+        return self._source.read(start, stop, on_gap, self._check_open)
 
     # -- consumers
 
@@ -352,129 +280,21 @@ class Log(Generic[T]):
 
         Twice on one Log it is the same object. Raises ConsumerBusy if another process holds it, InvalidOption.
         """
-        consumer_name(name)
-        settings = (max_in_flight, on_gap)
-        with self._lock:
-            self._check_open()
-            known = self._consumers.get(name)
-            if known is not None:
-                if known[1] != settings:
-                    raise InvalidOption(f"consumer {name!r} is open with other options; close it first")
-                return known[0]
-            registry = self._registered()
-            try:
-                cursor = self._open_cursor(registry, name, start)
-            except OSError as error:
-                raise storage_error(error, f"opening consumer {name!r}") from error
-            try:
-                made = Consumer(self._source, cursor, max_in_flight=max_in_flight, on_gap=on_gap, on_close=self._forget)
-            except BaseException:
-                cursor.close()
-                raise
-            self._consumers[name] = made, settings
-            return made
-
-    def _forget(self, name: str) -> None:
-        with self._lock:
-            self._consumers.pop(name, None)
-
-    def _open_cursor(self, registry: Registry, name: str, start: Start) -> Cursor:
-        source = self._source
-        with registry.locked():
-            fresh = name not in registry.names()
-            if fresh:
-                registry.register(name, source.resolve(start))
-            cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
-            end = source.seen().end_offset
-            if cursor is not None and cursor.watermark > end + SEGMENT_RECORDS_MAX:
-                cursor.close()
-                cursor = None
-            if cursor is None:
-                logger.warning("the cursor of consumer %r does not read back; it begins again at the start", name)
-                registry.restart(name, source.first_offset())
-                cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
-        if cursor is None:
-            raise StorageError(5, f"the cursor of consumer {name!r} cannot be read even after it was made anew")
-        return cursor
-
-    def _registered(self) -> Registry:
-        """The registry; in mode "r" this is the first thing that is written."""
-        if self._registry is None:
-            root = self._source.root
-            try:
-                self._cursors = root.directory(CURSORS, create=CURSORS not in root.list())
-                meta = Meta.open(root, write=True)
-            except OSError as error:
-                raise storage_error(error, "opening the register of consumers") from error
-            if meta is None:
-                raise NotALog(
-                    f"{self._path}: {META} is missing or damaged; open the log for writing once to rebuild it"
-                )
-            if self._source.meta is not None:
-                self._source.meta.close()
-            self._source.meta = meta
-            if self._view is not None:
-                self._view.meta = meta
-            self._registry = Registry(self._cursors, meta)
-        return self._registry
+        self._check_open()
+        return self._roster.consumer(name, start, max_in_flight, on_gap)
 
     def consumers(self) -> dict[str, ConsumerStats]:
         """Every registered consumer and where it stands, those of other processes too."""
         self._check_open()
-        source = self._source
-        try:
-            cursors = source.root.directory(CURSORS)
-        except FileNotFoundError:
-            return {}
-        try:
-            states = read_cursors(cursors)
-        finally:
-            cursors.close()
-        end = source.seen().end_offset
-        count = source.catalog.records_before
-        found = {}
-        for name, start in source.state().consumers:
-            held = self._consumers.get(name)
-            if held is not None:
-                found[name] = held[0].stats()
-                continue
-            state = states.get(name)
-            mark = state.watermark if state is not None else start
-            acked = sum(count(last) - count(first) for first, last in (state.acked if state is not None else ()))
-            lag = max(0, count(max(end, mark)) - count(mark) - acked)
-            lag_bytes = max(0, source.bytes_before(end) - source.bytes_before(mark))
-            found[name] = ConsumerStats(mark, lag, lag_bytes, self._age(mark), 0)
-        return found
-
-    def _age(self, offset: int) -> float | None:
-        scan = self._source.scan(offset)
-        try:
-            found = scan.next()
-        finally:
-            scan.close()
-        if not isinstance(found, Run):
-            return None
-        return max(0.0, (self._source.clock.time_ns() - found.time_ns) / 1e9)
+        return self._roster.stats()
 
     def remove_consumer(self, name: str) -> None:
         """Forget a consumer, so that it pins nothing any more; durable on return.
 
         Raises UnknownConsumer, and ConsumerBusy while another process holds it.
         """
-        consumer_name(name)
-        with self._lock:
-            self._check_open()
-            held = self._consumers.get(name)
-            if held is not None:
-                held[0].close()
-            registry = self._registered()
-            with registry.locked():
-                if name not in registry.names():
-                    raise UnknownConsumer(f"no consumer {name!r} is registered in {self._path}")
-                cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)  # raises ConsumerBusy
-                if cursor is not None:
-                    cursor.close()
-                registry.remove(name)
+        self._check_open()
+        self._roster.remove(name)
 
     # -- housekeeping
 
@@ -483,19 +303,17 @@ class Log(Generic[T]):
 
         Works beside a live writer too. Without consumers nothing is reclaimed. Raises StorageError.
         """
-        with self._lock:
-            self._check_open()
-            for consumer, _ in self._consumers.values():
-                consumer.flush()
-            if not self._source.catalog.refresh():
-                return CompactReport()
-            return compact(self._source.catalog, self._registered())
+        self._check_open()
+        self._roster.flush()
+        if not self._source.catalog.refresh():
+            return CompactReport()
+        return compact(self._source.catalog, self._roster.registry())
 
     def _compact_at_rotation(self) -> None:
         """The writer gives space back as it goes; another process at it, or an error, never fails an append."""
         try:
-            if self._registry is not None and self._source.state().consumers:
-                compact(self._source.catalog, self._registry, wait=0.0)
+            if self._source.state().consumers:
+                compact(self._source.catalog, self._roster.registry(), wait=0.0)
         except SeglogError as error:
             logger.warning("compaction at rotation: %s", error)
 
@@ -542,8 +360,7 @@ class Log(Generic[T]):
                 self._abandon()
                 return
             self._stop_syncing.set()
-            for consumer, _ in list(self._consumers.values()):
-                consumer.close()
+            self._roster.close()
         try:
             if self._commits is not None and self._opened is not None:
                 self._commits.close(self._opened.appender.close)
@@ -561,17 +378,16 @@ class Log(Generic[T]):
             parts = [self._opened.meta, self._opened.segments, self._opened.cursors, self._opened.lock]
         if self._view is not None:
             parts.append(self._view)
-        parts += [self._cursors, self._source.root]
+        parts += [self._roster.cursors, self._source.meta, self._source.root]
         for part in parts:
             if part is not None:
                 part.close()
 
     def _after_fork(self) -> None:
         """In the child: this handle is dead. Closing our copies of the descriptors leaves the parent's lock alone."""
-        self._forked = True
+        self._forked = self._source.forked = True
         self._lock = threading.RLock()
-        for consumer, _ in self._consumers.values():
-            consumer.abandon()
+        self._roster.abandon()
         if self._opened is not None:
             self._opened.appender.abandon()
         self._abandon()

@@ -15,7 +15,7 @@ from seglog.log import Log
 from seglog.model import OpenReport, Origin, Serializer
 from seglog.opening import open_for_writing
 from seglog.options import MIB, LogOptions, whole
-from seglog.source import LogSource
+from seglog.source import Source
 from seglog.view import View
 
 
@@ -104,7 +104,7 @@ def _open(
         opened = open_for_writing(disk, clock, root, options)
         if opened.report.created:
             letters.prepare()
-        source: LogSource[Any] = LogSource(
+        source: Source[Any] = Source(
             Origin(opened.meta.log_id.hex(), serializer),
             opened.catalog,
             clock,
@@ -121,7 +121,7 @@ def _open(
     view = View.open(disk, root)
     if view is None:
         raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')
-    source = LogSource(
+    source = Source(
         Origin(view.log_id.hex(), serializer), view.catalog, clock, letters, root, view.meta, horizon=view.horizon
     )
     return Log(options, source, disk, name, OpenReport(), None, view)

@@ -6,7 +6,9 @@ One class for both: with an appender the visible end is the appender's, without 
 from __future__ import annotations
 
 import datetime
+import logging
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -18,18 +20,20 @@ from seglog.disk.base import Directory
 from seglog.errors import DamageFound, InvalidOption, OffsetOutOfRange, storage_error
 from seglog.format import layout as L
 from seglog.format.cursor_state import Seen
+from seglog.format.extended import decode_extended
 from seglog.format.meta_state import MetaState
 from seglog.format.names import SegmentName
 from seglog.horizon import HintHorizon
-from seglog.model import Origin, Start
-from seglog.reader import Run, Scan
+from seglog.model import Gap, Message, Origin, Start, Where
+from seglog.reader import Hole, Run, Scan
 
 T = TypeVar("T")
+logger = logging.getLogger("seglog")
 _POLL_SECONDS = 0.05  # how often another process's progress is looked at
 
 
 @dataclass
-class LogSource(Generic[T]):
+class Source(Generic[T]):
     """The reading side of a log."""
 
     origin: Origin[T]
@@ -41,6 +45,7 @@ class LogSource(Generic[T]):
     appender: Appender | None = None
     horizon: HintHorizon | None = None
     closed: bool = False
+    forked: bool = False
     _progress: threading.Condition = field(default_factory=threading.Condition)
     _waiting: int = 0
 
@@ -52,6 +57,12 @@ class LogSource(Generic[T]):
             return self.meta.state
         names = self.catalog.names
         return MetaState(names[0].base_offset if names else 0)
+
+    def take_meta(self, meta: Meta) -> None:
+        """From now on `meta` is this opening of it, which may be written."""
+        if self.meta is not None:
+            self.meta.close()
+        self.meta = meta
 
     def scan(self, offset: int) -> Scan:
         return Scan(self.catalog, self.state, self.seen, offset)
@@ -169,3 +180,71 @@ class LogSource(Generic[T]):
             return segment.header.bytes_before + position - L.DATA_START
         finally:
             segment.close()
+
+    # -- records
+
+    def get(self, offset: int) -> Message[T] | None:
+        """See `Log.get`."""
+        if offset < self.first_offset() or offset >= self.seen().end_offset:
+            return None
+        scan = self.scan(offset)
+        try:
+            found = scan.next()
+        finally:
+            scan.close()
+        if isinstance(found, Run) and found.first == offset:
+            return next(self._messages(found, offset + 1))
+        if isinstance(found, Hole) and found.segment is not None:
+            raise DamageFound(
+                f"offset {offset}: {found.detail} in {found.segment.file_name} at byte {found.position}; "
+                "seglog verify lists all damage",
+                segment=found.segment.file_name,
+                position=found.position,
+                reason=found.detail,
+            )
+        return None
+
+    def read(
+        self, start: Where | None, stop: Where | None, on_gap: Callable[[Gap], None] | None, check: Callable[[], None]
+    ) -> Iterator[Message[T]]:
+        """See `Log.read`; `check` raises once the log is closed."""
+        first = self.first_offset() if start is None else max(self._place(start), self.first_offset())
+        return self._read(first, None if stop is None else self._place(stop), on_gap, check)
+
+    def _place(self, where: Where) -> int:
+        if isinstance(where, int) and not isinstance(where, bool):
+            if where < 0:
+                raise OffsetOutOfRange(f"offset {where} is negative")
+            return where
+        return self.resolve(where)
+
+    def _read(
+        self, offset: int, stop: int | None, on_gap: Callable[[Gap], None] | None, check: Callable[[], None]
+    ) -> Iterator[Message[T]]:
+        scan = self.scan(offset)
+        try:
+            while stop is None or scan.offset < stop:
+                check()
+                found = scan.next()
+                if found is None:
+                    return
+                if isinstance(found, Run):
+                    yield from self._messages(found, stop)
+                    continue
+                last = found.stop if stop is None else min(found.stop, stop)
+                if last <= found.first:
+                    return
+                gap = Gap(found.first, last - 1, found.reason)
+                if on_gap is not None:
+                    on_gap(gap)
+                else:
+                    logger.warning("read: offsets %d to %d: %s", gap.first_offset, gap.last_offset, gap.reason)
+        finally:
+            scan.close()
+
+    def _messages(self, run: Run, stop: int | None) -> Iterator[Message[T]]:
+        for offset, stored in enumerate(run.records, run.first):
+            if stop is not None and offset >= stop:
+                return
+            payload, extras = decode_extended(stored) if run.extended else (stored, None)
+            yield Message(offset, payload, run.time_ns, self.origin, extras)

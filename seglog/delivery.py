@@ -1,0 +1,304 @@
+"""What a consumer is given next: put back first, then the scan; gaps kept and passed over (FORMAT.md §10.3, §10.10).
+
+Not thread-safe; the consumer serialises. Nothing here acks: the position moves only over gaps.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from seglog.cursor import Cursor
+from seglog.format.dead_letter import Envelope
+from seglog.format.extended import decode_extended
+from seglog.format.layout import CURSOR_RANGES_MAX, LETTER_PAYLOAD_MAX, NO_SEGMENT
+from seglog.intervals import Intervals
+from seglog.model import Extras, Gap, Message
+from seglog.reader import Hole, Run
+from seglog.source import Source
+
+T = TypeVar("T")
+logger = logging.getLogger("seglog")
+
+
+class Delivery(Generic[T]):
+    """Gives out messages and remembers which are in flight."""
+
+    def __init__(
+        self, source: Source[T], cursor: Cursor, max_in_flight: int, on_gap: Callable[[Gap], None] | None
+    ) -> None:
+        self._source = source
+        self._cursor = cursor
+        self._max_in_flight = max_in_flight
+        self._on_gap = on_gap
+        self._scan = source.scan(cursor.watermark)
+        self._run: Run | None = None  # what the scan gave last
+        self._run_at = 0  # how many of its records were given out
+        self._held: Hole | None = None  # met, and not yet dealt with
+        self._flying = Intervals()
+        self._returned: list[tuple[float, int]] = []  # heap: when due, offset
+        self._due: set[int] = set()  # offsets whose due time was waited for
+        self.in_flight = 0
+
+    @property
+    def offset(self) -> int:
+        """What the scan gives out next."""
+        return self._scan.offset
+
+    def seek(self, offset: int) -> None:
+        """Begin anew at `offset`."""
+        self._scan.seek(offset)
+        self._run = self._held = None
+        self._flying, self.in_flight, self._returned = Intervals(), 0, []
+        self._due.clear()
+
+    def close(self) -> None:
+        self._scan.close()
+
+    def pause(self) -> float:
+        """How long to wait at most before looking again."""
+        if not self._returned:
+            return 1.0
+        return min(1.0, max(0.001, self._returned[0][0] - self._source.clock.monotonic()))
+
+    def take(self, limit: int, max_bytes: int | None) -> list[Message[T]]:
+        found: list[Message[T]] = []
+        limit = min(limit, self._max_in_flight - self.in_flight)
+        try:
+            if max_bytes is None and not self._returned:
+                self._take_new(found, limit)
+            else:
+                self._take_singly(found, limit, max_bytes)
+        except BaseException:
+            for message in found:  # nobody will see them: they must not stay in flight
+                self._put_back(message)
+            raise
+        return found
+
+    def _take_singly(self, found: list[Message[T]], limit: int, max_bytes: int | None) -> None:
+        """What was put back first, and no more bytes than asked for."""
+        size = 0
+        while len(found) < limit:
+            one: list[Message[T]] = []
+            if not self._take_returned(one):
+                self._take_new(one, 1, behind=bool(found))
+            if not one:
+                return
+            size += len(one[0].payload)
+            if found and max_bytes is not None and size > max_bytes:
+                self._put_back(one[0])
+                return
+            found += one
+
+    def _take_returned(self, found: list[Message[T]]) -> bool:
+        """The first message that was put back and is due again."""
+        now = self._source.clock.monotonic()
+        while self._returned and self._returned[0][0] <= now:
+            _, offset = heapq.heappop(self._returned)
+            if self._cursor.handled(offset):
+                continue
+            self._due.add(offset)
+            message = self.fetch(offset)
+            if message is not None:
+                self._fly(offset, offset + 1)
+                found.append(message)
+                return True
+        return False
+
+    def _put_back(self, message: Message[T]) -> None:
+        self.land(message.offset, message.offset + 1)
+        heapq.heappush(self._returned, (0.0, message.offset))
+
+    def fetch(self, offset: int) -> Message[T] | None:
+        scan = self._source.scan(offset)
+        try:
+            found = scan.next()
+        finally:
+            scan.close()
+        if found is None:
+            return None
+        if isinstance(found, Hole):
+            self._meet_hole(found)
+            return None
+        made = self._messages(found, 0, 1)
+        return made[0] if made else None
+
+    def _take_new(self, found: list[Message[T]], limit: int, *, behind: bool = False) -> None:
+        """Messages from the scan, gaps handled on the way, until there are `limit` or the end is reached.
+
+        `behind`: others were taken already, so what may fail is left for the next call.
+        """
+        while len(found) < limit:
+            run = self._run
+            if run is None:
+                item = self._next_item(bool(found) or behind)
+                if item is None:
+                    return
+                if isinstance(item, Hole):
+                    self._meet_hole(item)
+                    self._held = None
+                    continue
+                run, self._run_at = item, 0
+                self._run = run
+            first = run.first + self._run_at
+            stop = min(first + limit - len(found), run.first + len(run.records))
+            held = self._cursor.acked.range_at(first)
+            if held is not None:
+                stop = min(held[1], run.first + len(run.records))
+            else:
+                stop = next(self._cursor.acked.holes(first, stop))[1]
+                made = self._messages(run, first - run.first, stop - run.first)
+                if made:
+                    self._fly_all(made)
+                    found += made
+            self._run_at = stop - run.first
+            if self._run_at == len(run.records):
+                self._run = None
+
+    def _next_item(self, have_some: bool) -> Run | Hole | None:
+        """What the scan gives next; a hole, or an error of the disk, only when nothing waits to be given out."""
+        if self._held is not None:
+            return None if have_some else self._held
+        if len(self._cursor.acked) + self.in_flight >= CURSOR_RANGES_MAX:
+            return None  # what is given out must be storable in whichever order it is acked
+        held = self._cursor.acked.range_at(self._scan.offset)
+        if held is not None:
+            self._scan.seek(held[1])
+        try:
+            item = self._scan.next()
+        except OSError:
+            if have_some:
+                return None
+            raise
+        if isinstance(item, Hole):
+            self._held = item
+            return None if have_some else item
+        return item
+
+    def _messages(self, run: Run, start: int, stop: int) -> list[Message[T]]:
+        """Messages of a run's records; those expired, not yet due or undecodable are dealt with here."""
+        origin, time_ns, first = self._source.origin, run.time_ns, run.first + start
+        records = run.records[start:stop]
+        if not run.extended and origin.serializer is None and not self._cursor.attempts:
+            return [Message(offset, payload, time_ns, origin, None, 1) for offset, payload in enumerate(records, first)]
+        made = []
+        for offset, stored in enumerate(records, first):
+            payload, extras = stored, None
+            if run.extended:
+                payload, extras = decode_extended(stored)
+                if not self._is_current(offset, extras):
+                    continue
+            message = Message(offset, payload, time_ns, origin, extras, 1 + self._cursor.attempts.get(offset, 0))
+            if self._is_decodable(message):
+                made.append(message)
+        return made
+
+    def _is_current(self, offset: int, extras: Extras) -> bool:
+        """Whether a record is neither expired (then it becomes a gap) nor still to wait (then it is remembered)."""
+        if extras.expiry_ns and extras.expiry_ns <= self._source.clock.time_ns():
+            self._pass_over(Gap(offset, offset, "expired"))
+            return False
+        if extras.due_ns and offset not in self._due:
+            wait = (extras.due_ns - self._source.clock.time_ns()) / 1e9
+            if wait > 0:
+                heapq.heappush(self._returned, (self._source.clock.monotonic() + wait, offset))
+                return False
+        return True
+
+    def _is_decodable(self, message: Message[T]) -> bool:
+        """Whether the serializer reads the payload; if not, it goes to the dead letters and counts as handled."""
+        if self._source.origin.serializer is None:
+            return True
+        try:
+            message.value  # noqa: B018  # decoded once here, kept in the message
+        except ValueError as error:
+            self.divert([message], "undecodable", str(error))
+            self._cursor.pass_over(message.offset, message.offset + 1)
+            return False
+        return True
+
+    def _fly_all(self, messages: Sequence[Message[T]]) -> None:
+        first, last = messages[0].offset, messages[-1].offset
+        if last - first + 1 == len(messages):
+            self._fly(first, last + 1)
+        else:
+            for message in messages:
+                self._fly(message.offset, message.offset + 1)
+
+    def _fly(self, first: int, stop: int) -> None:
+        self._flying.add(first, stop)
+        self.in_flight += stop - first
+
+    def land(self, first: int, stop: int) -> None:
+        for start, end in self._flying.overlap(first, stop):
+            self._flying.remove(start, end)
+            self.in_flight -= end - start
+
+    def give_back(self, offsets: Sequence[int], due: float) -> None:
+        """Put messages in flight back, to be given out first once the monotonic clock says `due`."""
+        for offset in offsets:
+            self.land(offset, offset + 1)
+            heapq.heappush(self._returned, (due, offset))
+
+    def flying(self, first: int, stop: int) -> list[int]:
+        """The offsets of first .. stop-1 that are in flight."""
+        return [offset for start, end in self._flying.overlap(first, stop) for offset in range(start, end)]
+
+    def _meet_hole(self, hole: Hole) -> None:
+        """Keep damaged bytes, then move past them, then say so."""
+        if hole.reason in ("damaged", "suspect") and hole.segment is not None:
+            length = min(hole.length, LETTER_PAYLOAD_MAX)
+            file = self._source.catalog.segments.open(hole.segment.file_name)
+            try:
+                data = file.read(hole.position, length)
+            finally:
+                file.close()
+            letter = Envelope(
+                reason="damaged",
+                detail=f"{hole.detail}: {hole.segment.file_name}, {hole.length} bytes at {hole.position}",
+                consumer="",
+                offset=hole.whole[0],
+                last_offset=hole.whole[1] - 1,
+                attempts=0,
+                time_ns=self._source.clock.time_ns(),
+                segment_id=hole.segment.segment_id,
+                position=hole.position,
+                length=hole.length,
+                payload=data,
+            )
+            self._source.dead_letters.divert([letter])
+        self._pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
+
+    def _pass_over(self, gap: Gap) -> None:
+        self._cursor.pass_over(gap.first_offset, gap.last_offset + 1)
+        if self._on_gap is not None:
+            self._on_gap(gap)
+        else:
+            logger.warning(
+                "consumer %s: offsets %d to %d: %s", self._cursor.name, gap.first_offset, gap.last_offset, gap.reason
+            )
+
+    def divert(self, messages: Sequence[Message[T]], reason: str, detail: str) -> None:
+        """Keep these as dead letters, durably; each once, however often it is tried."""
+        now = self._source.clock.time_ns()
+        letters = [
+            Envelope(
+                reason=reason,
+                detail=detail,
+                consumer=self._cursor.name,
+                offset=message.offset,
+                last_offset=message.offset,
+                attempts=message.attempts,
+                time_ns=now,
+                segment_id=NO_SEGMENT,
+                position=0,
+                length=0,
+                payload=message.payload,
+                key=message.key,
+                headers=message.headers or None,
+            )
+            for message in messages
+        ]
+        self._source.dead_letters.divert(letters)

@@ -1,0 +1,181 @@
+"""The consumers of one open log: opened, counted, removed; those of other processes as their cursors tell.
+
+In mode "r" the first consumer is the first thing that is written to the directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from seglog.catalog import Meta
+from seglog.consumer import MAX_IN_FLIGHT, Consumer
+from seglog.cursor import Cursor
+from seglog.disk.base import Directory
+from seglog.errors import InvalidOption, NotALog, StorageError, UnknownConsumer, storage_error
+from seglog.format.layout import SEGMENT_RECORDS_MAX
+from seglog.format.names import CURSORS, META
+from seglog.model import ConsumerStats, Gap, Start
+from seglog.opening import read_cursors
+from seglog.options import consumer_name, whole
+from seglog.reader import Run
+from seglog.registry import Registry
+from seglog.source import Source
+
+T = TypeVar("T")
+logger = logging.getLogger("seglog")
+
+
+class Roster(Generic[T]):
+    """Who consumes this log. Thread-safe."""
+
+    def __init__(self, source: Source[T], registry: Registry | None, path: str) -> None:
+        self._source = source
+        self._registry = registry
+        self._path = path
+        self._lock = threading.RLock()
+        self._open: dict[str, tuple[Consumer[T], tuple[object, ...]]] = {}
+        self.cursors: Directory | None = None  # opened here, in mode "r"
+
+    def consumer(
+        self, name: str, start: Start, max_in_flight: int, on_gap: Callable[[Gap], None] | None
+    ) -> Consumer[T]:
+        """See `Log.consumer`."""
+        consumer_name(name)
+        whole("max_in_flight", max_in_flight, 1, MAX_IN_FLIGHT)
+        settings = (max_in_flight, on_gap)
+        with self._lock:
+            known = self._open.get(name)
+            if known is not None:
+                if known[1] != settings:
+                    raise InvalidOption(f"consumer {name!r} is open with other options; close it first")
+                return known[0]
+            registry = self.registry()
+            try:
+                cursor = self._cursor(registry, name, start)
+            except StorageError:
+                raise
+            except OSError as error:
+                raise storage_error(error, f"opening consumer {name!r}") from error
+            made = Consumer(
+                self._source,
+                cursor,
+                max_in_flight=max_in_flight,
+                on_gap=on_gap,
+                on_close=self._forget,
+                register_lock=registry.locked,
+            )
+            self._open[name] = made, settings
+            return made
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._open.pop(name, None)
+
+    def _cursor(self, registry: Registry, name: str, start: Start) -> Cursor:
+        source = self._source
+        with registry.locked():
+            if name not in registry.names():
+                registry.register(name, source.resolve(start))
+            cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
+            # Nothing was ever shown this far ahead (opening would have jumped): such a cursor is damaged.
+            if cursor is not None and cursor.watermark > source.seen().end_offset + SEGMENT_RECORDS_MAX:
+                cursor.close()
+                cursor = None
+            if cursor is None:
+                logger.warning("the cursor of consumer %r does not read back; it begins again at the start", name)
+                registry.restart(name, source.first_offset())
+                cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
+        if cursor is None:
+            raise StorageError(5, f"the cursor of consumer {name!r} cannot be read even after it was made anew")
+        return cursor
+
+    def registry(self) -> Registry:
+        """The registry, opened for writing."""
+        with self._lock:
+            if self._registry is None:
+                root = self._source.root
+                try:
+                    self.cursors = root.directory(CURSORS, create=CURSORS not in root.list())
+                    meta = Meta.open(root, write=True)
+                except OSError as error:
+                    raise storage_error(error, "opening the register of consumers") from error
+                if meta is None:
+                    raise NotALog(
+                        f"{self._path}: {META} is missing or damaged; open the log for writing once to rebuild it"
+                    )
+                self._source.take_meta(meta)
+                self._registry = Registry(self.cursors, meta)
+            return self._registry
+
+    def stats(self) -> dict[str, ConsumerStats]:
+        """Every registered consumer and where it stands."""
+        source = self._source
+        try:
+            cursors = source.root.directory(CURSORS)
+        except FileNotFoundError:
+            return {}
+        try:
+            states = read_cursors(cursors)
+        finally:
+            cursors.close()
+        end = source.seen().end_offset
+        count = source.catalog.records_before
+        found = {}
+        for name, start in source.state().consumers:
+            held = self._open.get(name)
+            if held is not None:
+                found[name] = held[0].stats()
+                continue
+            state = states.get(name)
+            mark = state.watermark if state is not None else start
+            acked = sum(count(last) - count(first) for first, last in (state.acked if state is not None else ()))
+            lag = max(0, count(max(end, mark)) - count(mark) - acked)
+            lag_bytes = max(0, source.bytes_before(end) - source.bytes_before(mark))
+            found[name] = ConsumerStats(mark, lag, lag_bytes, self._age(mark), 0)
+        return found
+
+    def _age(self, offset: int) -> float | None:
+        scan = self._source.scan(offset)
+        try:
+            found = scan.next()
+        finally:
+            scan.close()
+        if not isinstance(found, Run):
+            return None
+        return max(0.0, (self._source.clock.time_ns() - found.time_ns) / 1e9)
+
+    def remove(self, name: str) -> None:
+        """See `Log.remove_consumer`."""
+        consumer_name(name)
+        with self._lock:
+            held = self._open.get(name)
+            if held is not None:
+                held[0].close()
+            registry = self.registry()
+            with registry.locked():
+                if name not in registry.names():
+                    raise UnknownConsumer(f"no consumer {name!r} is registered in {self._path}")
+                cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)  # raises ConsumerBusy
+                if cursor is not None:
+                    cursor.close()
+                registry.remove(name)
+
+    def flush(self) -> None:
+        """Make positions durable that gaps moved."""
+        with self._lock:
+            for consumer, _ in self._open.values():
+                consumer.flush()
+
+    def close(self) -> None:
+        """Close every consumer."""
+        with self._lock:
+            for consumer, _ in list(self._open.values()):
+                consumer.close()
+
+    def abandon(self) -> None:
+        """Close files and nothing else, without taking a lock: for a child after fork()."""
+        for consumer, _ in self._open.values():
+            consumer.abandon()
