@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from seglog.appender import WAITING_ERRNOS, Appender, first_header
 from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
+from seglog.continuation import JUMP, Continuation, Target
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, SeglogError, UnsupportedVersion
 from seglog.findings import block_damage, rot_damage
@@ -21,10 +22,9 @@ from seglog.format import layout as L
 from seglog.format import names as N
 from seglog.format.cursor_state import CursorState, Seen, decode_cursor
 from seglog.format.meta_state import MetaState
-from seglog.format.segment_header import SegmentHeader
 from seglog.lock_file import LockFile
 from seglog.model import Damage, OffsetRange, OpenReport
-from seglog.options import DURABILITIES, LogOptions
+from seglog.options import LogOptions
 from seglog.recovery import Action, Ending, Situation, Verdict, decide
 from seglog.segment_reader import Block, SegmentReader
 from seglog.segment_writer import Mark, SegmentWriter, StoredBatch
@@ -34,7 +34,6 @@ from seglog.view import check_is_log, id_from_segments
 
 logger = logging.getLogger("seglog")
 
-JUMP = L.SEGMENT_RECORDS_MAX
 LOCK_WAIT_SECONDS = 0.1  # `verify` holds the lock for an instant, to learn whether a writer lives
 
 
@@ -50,16 +49,6 @@ class Opened:
     catalog: Catalog
     appender: Appender
     report: OpenReport
-
-
-@dataclass
-class Target:
-    """Where offsets go on behind the last segment, and why."""
-
-    base: int
-    reason: str
-    lost_segments: bool = False
-    segment_id: int | None = None
 
 
 def read_cursors(cursors: Directory) -> dict[str, CursorState | None]:
@@ -225,8 +214,11 @@ class _Opening:
         except DamageFound as error:
             return self._unreadable_last(log_id, meta, name, error)
         tail = self._examine(segment)
-        target = self._target(segment.header, tail, meta)
-        verdict = decide(Situation(tail.ending, tail.unproven, self._jumps(tail, target)))
+        state = None if meta is None else meta.state
+        target = Continuation(self.catalog, segment.header, tail, self.hint, self.states, state, self.boot_id).target()
+        verdict = decide(
+            Situation(tail.ending, tail.unproven, target.base > tail.run_end.offset or target.lost_segments)
+        )
         self._note(segment, tail, target, verdict)
         appender = self._appender(
             log_id, Seen(name.segment_id, tail.proven.position, tail.proven.offset), tail.proven.offset
@@ -279,64 +271,6 @@ class _Opening:
             if state is not None and state.seen.segment_id == number:
                 proofs.append(Mark(state.seen.position, state.seen.end_offset))
         return examine(segment, proofs, covered=covered, restarted=restarted)
-
-    def _target(self, header: SegmentHeader, tail: Tail, meta: Meta | None) -> Target:
-        """The first offset that may be given out next (FORMAT.md §5.2: one that was shown is never used again)."""
-        end = tail.run_end.offset
-        if tail.ending is Ending.SUSPECT:
-            # Behind all that the suspect bytes may have held; an unknown number takes the whole jump.
-            end = tail.bad_end.offset if tail.count_known else end + JUMP
-        target = Target(max(end, tail.highest), "torn" if tail.highest > end else "")
-        if header.floor_offset > target.base:
-            target = Target(header.floor_offset, "torn")
-        if self._unclean_unsynced(header, tail):
-            target = Target(target.base + JUMP, "unclean")
-        self._look_for_lost_segments(header, target)
-        start = meta.state.start_offset if meta is not None else 0
-        if start > target.base:
-            target.base, target.reason = start, "missing"
-        self._look_at_cursors(header, tail, target, meta)
-        return target
-
-    def _unclean_unsynced(self, header: SegmentHeader, tail: Tail) -> bool:
-        """Records may have been shown, never synced, and lost with the machine's memory."""
-        if DURABILITIES[header.durability] == "always" or tail.ending is Ending.CLOSED:
-            return False
-        return self.hint is None or self.hint.boot_id != self.boot_id
-
-    def _look_for_lost_segments(self, header: SegmentHeader, target: Target) -> None:
-        name = self.catalog.names[-1]
-        beyond = [state.seen.segment_id for state in self.states.values() if state is not None]
-        if self.hint is not None and self.hint.segment_id > name.segment_id:
-            beyond.append(self.hint.segment_id)
-            target.base = max(target.base, self.hint.end_offset)
-        last_known = max([name.segment_id, *(number for number in beyond if number != L.NO_SEGMENT)])
-        if last_known == name.segment_id and self.catalog.facts(name).footer is not None:
-            last_known += 1  # a footer is written only when the successor is durable
-        if last_known > name.segment_id:
-            target.base += JUMP
-            target.reason, target.lost_segments, target.segment_id = "missing", True, last_known + 1
-
-    def _look_at_cursors(self, header: SegmentHeader, tail: Tail, target: Target, meta: Meta | None) -> None:
-        unreadable = False
-        for state in self.states.values():
-            if state is None:
-                unreadable = True
-                continue
-            ahead = max([state.watermark, state.seen.end_offset, *(stop for _, stop in state.acked)])
-            if ahead > target.base + JUMP:
-                unreadable = True
-            elif ahead > target.base:
-                target.base, target.reason = ahead, target.reason or "cursor"
-        registered = meta.state.consumers if meta is not None else ()
-        unreadable = unreadable or any(name not in self.states for name, _ in registered)
-        empty = tail.run_end.position == L.DATA_START
-        jumped = empty and L.JUMP_REASONS[header.jump_reason] == "cursor"
-        if unreadable and not jumped:
-            target.base, target.reason = target.base + JUMP, "cursor"
-
-    def _jumps(self, tail: Tail, target: Target) -> bool:
-        return target.base > tail.run_end.offset or target.lost_segments
 
     # -- what is done about it
 

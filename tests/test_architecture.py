@@ -19,9 +19,7 @@ PACKAGE = ROOT / "seglog"
 
 MODULE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
-LONG_MODULES = {
-    "log": 620,  # the public object: every call is one method with its promise, and splitting it would hide the list
-}
+LONG_MODULES: dict[str, int] = {}  # module: lines it may have, with the reason in a comment
 
 
 class Row(NamedTuple):
@@ -71,13 +69,15 @@ MODULES = {
     "reader": Row(4, ("catalog",)),
     "horizon": Row(4, ("catalog",)),
     "view": Row(4, ("catalog", "horizon", "reader")),
-    "opening": Row(4, ("catalog", "appender", "view")),
+    "continuation": Row(4, ("catalog",)),
+    "opening": Row(4, ("catalog", "appender", "continuation", "view")),
     "cursor": Row(5),
     "dead_letters": Row(5),
     "registry": Row(5, ("cursor",)),
     "source": Row(5, ("dead_letters",)),
     "delivery": Row(5, ("cursor", "source")),
-    "consumer": Row(5, ("cursor", "dead_letters", "delivery")),
+    "consumer": Row(5, ("cursor", "delivery", "source")),
+    "roster": Row(5, ("consumer", "cursor", "registry", "source")),
     "log": Row(6, ("compact",)),
     "open_log": Row(6, ("log",)),
     "verify": Row(6),
@@ -92,7 +92,7 @@ MODULES = {
 
 FREE = ("cli/*", "demo/*")  # programs, not the log: they may print, sleep and start processes
 FILES = ("disk/local", "forward/*", *FREE)
-THREADS = ("group_commit", "consumer", "dead_letters", "source", "log", "disk/memory", "forward/*", "testing/*", *FREE)
+THREADS = ("group_commit", "consumer", "dead_letters", "source", "roster", "log", "disk/memory", "forward/*", "testing/*", *FREE)
 
 # One home per hazard: whoever looks for all of one kind finds them in one place.
 IMPORT_HOMES = {

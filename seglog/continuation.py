@@ -1,0 +1,98 @@
+"""Where offsets go on behind the last segment: never at one that was returned or shown (FORMAT.md §5.2, §10.6).
+
+Pure questions about what was found; whoever opens for writing acts on the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seglog.catalog import Catalog
+from seglog.format import layout as L
+from seglog.format.cursor_state import CursorState
+from seglog.format.hint import Hint
+from seglog.format.meta_state import MetaState
+from seglog.format.segment_header import SegmentHeader
+from seglog.options import DURABILITIES
+from seglog.recovery import Ending
+from seglog.tail import Tail
+
+JUMP = L.SEGMENT_RECORDS_MAX  # over an unknown number of records: no segment holds more
+
+
+@dataclass
+class Target:
+    """Where offsets go on behind the last segment, and why."""
+
+    base: int
+    reason: str
+    lost_segments: bool = False
+    segment_id: int | None = None
+
+
+@dataclass
+class Continuation:
+    """What is known about the end of the log, from everybody who has seen it."""
+
+    catalog: Catalog
+    header: SegmentHeader  # of the last segment
+    tail: Tail
+    hint: Hint | None
+    states: dict[str, CursorState | None]
+    meta: MetaState | None
+    boot_id: bytes
+
+    def target(self) -> Target:
+        """The first offset that may be given out next (FORMAT.md §5.2: one that was shown is never used again)."""
+        end = self.tail.run_end.offset
+        if self.tail.ending is Ending.SUSPECT:
+            # Behind all that the suspect bytes may have held; an unknown number takes the whole jump.
+            end = self.tail.bad_end.offset if self.tail.count_known else end + JUMP
+        target = Target(max(end, self.tail.highest), "torn" if self.tail.highest > end else "")
+        if self.header.floor_offset > target.base:
+            target = Target(self.header.floor_offset, "torn")
+        if self._unclean_unsynced():
+            target = Target(target.base + JUMP, "unclean")
+        self._look_for_lost_segments(target)
+        start = self.meta.start_offset if self.meta is not None else 0
+        if start > target.base:
+            target.base, target.reason = start, "missing"
+        self._look_at_cursors(target)
+        return target
+
+    def _unclean_unsynced(self) -> bool:
+        """Records may have been shown, never synced, and lost with the machine's memory."""
+        if DURABILITIES[self.header.durability] == "always" or self.tail.ending is Ending.CLOSED:
+            return False
+        return self.hint is None or self.hint.boot_id != self.boot_id
+
+    def _look_for_lost_segments(self, target: Target) -> None:
+        name = self.catalog.names[-1]
+        beyond = [state.seen.segment_id for state in self.states.values() if state is not None]
+        if self.hint is not None and self.hint.segment_id > name.segment_id:
+            beyond.append(self.hint.segment_id)
+            target.base = max(target.base, self.hint.end_offset)
+        last_known = max([name.segment_id, *(number for number in beyond if number != L.NO_SEGMENT)])
+        if last_known == name.segment_id and self.catalog.facts(name).footer is not None:
+            last_known += 1  # a footer is written only when the successor is durable
+        if last_known > name.segment_id:
+            target.base += JUMP
+            target.reason, target.lost_segments, target.segment_id = "missing", True, last_known + 1
+
+    def _look_at_cursors(self, target: Target) -> None:
+        unreadable = False
+        for state in self.states.values():
+            if state is None:
+                unreadable = True
+                continue
+            ahead = max([state.watermark, state.seen.end_offset, *(stop for _, stop in state.acked)])
+            if ahead > target.base + JUMP:
+                unreadable = True
+            elif ahead > target.base:
+                target.base, target.reason = ahead, target.reason or "cursor"
+        registered = self.meta.consumers if self.meta is not None else ()
+        unreadable = unreadable or any(name not in self.states for name, _ in registered)
+        empty = self.tail.run_end.position == L.DATA_START
+        jumped = empty and L.JUMP_REASONS[self.header.jump_reason] == "cursor"
+        if unreadable and not jumped:
+            target.base, target.reason = target.base + JUMP, "cursor"
