@@ -98,10 +98,11 @@ class _Verification:
         catalog = view.catalog
         # The hint before the bytes: what is written after this look is not judged.
         hint = view.lock.hint() if view.lock is not None else None
+        # Cursors before the end of the log, or a busy consumer would seem to have seen more than there is.
+        states = self._cursor_states()
         alive = view.lock is not None and _writer_alive(view.lock)
         horizon = view.seen() if alive else None
         names = catalog.refresh()
-        states = self._cursor_states()
         self.warnings += [f"foreign file {name!r} in segments/" for name in catalog.foreign]
         self._check_meta(view, bool(names))
         state = view.state
@@ -146,6 +147,9 @@ class _Verification:
                 (self.missing if reason == "missing" else self.skipped).append(found)
             return name.base_offset
         first = expected
+        if view.meta is not None:
+            view.meta.reload()  # a compaction may have passed by since: `meta` tells before anything is unlinked
+        first = max(first, view.state.start_offset)
         removed = [(gone.first_offset, gone.end_offset) for gone in view.state.removed]
         if before is not None and any(start <= first < end for start, end in removed):
             return name.base_offset
@@ -162,15 +166,7 @@ class _Verification:
             # The successor is lost, and so is the footer: it ends where it stops to read well.
             end = SegmentEnd(segment.file.size(), -1, segment.file.size())
         elif facts.footer is None:
-            try:
-                self.torn_bytes += (
-                    segment.last_non_zero(end.position, segment.file.size()) - min(end.position, segment.file.size())
-                    if segment.file.size() > end.position
-                    else 0
-                )
-            except OSError:
-                segment.close()
-                raise
+            self.torn_bytes += _cut_bytes(segment, end)
         return self._walk(segment, end)
 
     def _walk(self, segment: SegmentReader, end: SegmentEnd) -> int:
@@ -338,6 +334,17 @@ class _Verification:
             dead_letters=len(letters),
             warnings=tuple(self.warnings),
         )
+
+
+def _cut_bytes(segment: SegmentReader, end: SegmentEnd) -> int:
+    """Bytes behind a declared end that were cut; valid batches there were copied into the successor."""
+    size = segment.file.size()
+    position = end.position
+    for found in segment.walk(end.position, end.offset, size):
+        if not isinstance(found, Block) or found.fault == "body":
+            break
+        position = found.end
+    return segment.last_non_zero(position, size) - position
 
 
 def _size(catalog: Catalog, name: SegmentName) -> int | None:

@@ -7,7 +7,6 @@ XORed offset cancels against a counter at the start of a payload, because CRC is
 
 from __future__ import annotations
 
-import zstandard
 from crc32c import crc32c
 
 __all__ = ["BadFrame", "compress", "crc32c", "decompress", "record_seed", "seed"]
@@ -33,11 +32,15 @@ def record_seed(first: int, index: int) -> int:
 
 def compress(data: bytes) -> bytes:
     """One zstd frame that states its content size."""
+    import zstandard  # on first use: most logs are not compressed, and a command starts faster without
+
     return zstandard.ZstdCompressor(level=3, write_content_size=True).compress(data)
 
 
 def decompress(frame: bytes, raw_length: int) -> bytes:
     """Inflate to exactly `raw_length` bytes. Raises BadFrame, and never allocates more than was declared."""
+    import zstandard
+
     try:
         if zstandard.frame_content_size(frame) != raw_length:
             raise BadFrame(f"zstd frame does not hold the declared {raw_length} bytes")
