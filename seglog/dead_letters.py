@@ -44,14 +44,17 @@ class DeadLetters:
         self._scanned = 0
 
     def prepare(self) -> None:
-        """Make the queue with its first segment: the space is the reserve for a full disk."""
+        """Make the queue with its first segment, if it is not there: the space is the reserve for a full disk."""
         with self._mutex:
-            dead = self._root.directory(DEAD, create=DEAD not in self._root.list())
             try:
-                if META not in dead.list():
-                    self._append(dead, [])
-            finally:
-                dead.close()
+                dead = self._root.directory(DEAD, create=DEAD not in self._root.list())
+                try:
+                    if META not in dead.list():
+                        self._append(dead, [])
+                finally:
+                    dead.close()
+            except (OSError, SeglogError) as error:
+                logger.warning("the dead-letter queue has no reserve: %s", error)
 
     def divert(self, letters: list[Envelope]) -> None:
         """Keep these, each once; durable on return. Raises DeadLetterWriteFailed if they cannot be kept."""

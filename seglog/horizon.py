@@ -72,7 +72,8 @@ class HintHorizon:
             covered = None if hint is None else Mark(hint.position, hint.end_offset)
             if covered is not None:
                 proofs.append(covered)
-            tail = examine(segment, proofs, covered=covered, restarted=hint is not None)
+            footer = self._catalog.facts(name).footer
+            tail = examine(segment, proofs, footer=footer, covered=covered, restarted=hint is not None)
         finally:
             segment.close()
         end = tail.run_end if hint is not None else tail.proven

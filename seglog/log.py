@@ -373,12 +373,13 @@ class Log(Generic[T]):
         """Close the files and nothing else."""
         self._closed = True
         self._source.closed = True
+        self._roster.abandon()
         parts: list[Any] = []
         if self._opened is not None:
             parts = [self._opened.meta, self._opened.segments, self._opened.cursors, self._opened.lock]
         if self._view is not None:
             parts.append(self._view)
-        parts += [self._roster.cursors, self._source.meta, self._source.root]
+        parts += [self._source.meta, self._source.root]
         for part in parts:
             if part is not None:
                 part.close()
@@ -387,7 +388,6 @@ class Log(Generic[T]):
         """In the child: this handle is dead. Closing our copies of the descriptors leaves the parent's lock alone."""
         self._forked = self._source.forked = True
         self._lock = threading.RLock()
-        self._roster.abandon()
         if self._opened is not None:
             self._opened.appender.abandon()
         self._abandon()

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any
 
+from seglog.catalog import Meta
 from seglog.clock import Clock, SystemClock
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory, Disk
@@ -102,15 +103,14 @@ def _open(
     letters = DeadLetters(disk, clock, root, options, dead_letter_bytes)
     if options.mode == "rw":
         opened = open_for_writing(disk, clock, root, options)
-        if opened.report.created:
-            letters.prepare()
+        letters.prepare()
         source: Source[Any] = Source(
             Origin(opened.meta.log_id.hex(), serializer),
             opened.catalog,
             clock,
             letters,
             root,
-            opened.meta,
+            Meta.open(root, write=False),
             appender=opened.appender,
         )
         log: Log[Any] = Log(options, source, disk, name, opened.report, opened, None)

@@ -270,7 +270,8 @@ class _Opening:
         for state in self.states.values():
             if state is not None and state.seen.segment_id == number:
                 proofs.append(Mark(state.seen.position, state.seen.end_offset))
-        return examine(segment, proofs, covered=covered, restarted=restarted)
+        footer = self.catalog.facts(segment.name).footer
+        return examine(segment, proofs, footer=footer, covered=covered, restarted=restarted)
 
     # -- what is done about it
 

@@ -37,7 +37,8 @@ class Roster(Generic[T]):
         self._path = path
         self._lock = threading.RLock()
         self._open: dict[str, tuple[Consumer[T], tuple[object, ...]]] = {}
-        self.cursors: Directory | None = None  # opened here, in mode "r"
+        self._cursors: Directory | None = None  # these two are opened here in mode "r"
+        self._meta: Meta | None = None
 
     def consumer(
         self, name: str, start: Start, max_in_flight: int, on_gap: Callable[[Gap], None] | None
@@ -98,7 +99,7 @@ class Roster(Generic[T]):
             if self._registry is None:
                 root = self._source.root
                 try:
-                    self.cursors = root.directory(CURSORS, create=CURSORS not in root.list())
+                    self._cursors = root.directory(CURSORS, create=CURSORS not in root.list())
                     meta = Meta.open(root, write=True)
                 except OSError as error:
                     raise storage_error(error, "opening the register of consumers") from error
@@ -106,8 +107,8 @@ class Roster(Generic[T]):
                     raise NotALog(
                         f"{self._path}: {META} is missing or damaged; open the log for writing once to rebuild it"
                     )
-                self._source.take_meta(meta)
-                self._registry = Registry(self.cursors, meta)
+                self._meta = meta
+                self._registry = Registry(self._cursors, meta)
             return self._registry
 
     def stats(self) -> dict[str, ConsumerStats]:
@@ -176,6 +177,9 @@ class Roster(Generic[T]):
                 consumer.close()
 
     def abandon(self) -> None:
-        """Close files and nothing else, without taking a lock: for a child after fork()."""
+        """Close files and nothing else, without taking a lock: last thing at close, and in a child after fork()."""
         for consumer, _ in self._open.values():
             consumer.abandon()
+        for handle in (self._cursors, self._meta):
+            if handle is not None:
+                handle.close()

@@ -41,7 +41,7 @@ class Source(Generic[T]):
     clock: Clock
     dead_letters: DeadLetters
     root: Directory
-    meta: Meta | None
+    meta: Meta | None  # an opening of its own, only read: the register writes through another
     appender: Appender | None = None
     horizon: HintHorizon | None = None
     closed: bool = False
@@ -50,19 +50,11 @@ class Source(Generic[T]):
     _waiting: int = 0
 
     def state(self) -> MetaState:
-        """What `meta` says; without it, what the listing says."""
+        """What `meta` says now (any process may have changed it); without it, what the listing says."""
         if self.meta is not None:
-            if self.appender is None:
-                self.meta.reload()
-            return self.meta.state
+            return self.meta.reload()
         names = self.catalog.names
         return MetaState(names[0].base_offset if names else 0)
-
-    def take_meta(self, meta: Meta) -> None:
-        """From now on `meta` is this opening of it, which may be written."""
-        if self.meta is not None:
-            self.meta.close()
-        self.meta = meta
 
     def scan(self, offset: int) -> Scan:
         return Scan(self.catalog, self.state, self.seen, offset)

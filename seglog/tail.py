@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from seglog.format import layout as L
 from seglog.format.batch import BatchHeader, zero_sectors
+from seglog.format.footer import Footer
 from seglog.recovery import Ending
 from seglog.segment_reader import Block, Rot, SegmentReader
 from seglog.segment_writer import Mark
@@ -32,15 +33,21 @@ class Tail:
         return self.run_end.position > self.proven.position
 
 
-def examine(segment: SegmentReader, proofs: Iterable[Mark], *, covered: Mark | None, restarted: bool) -> Tail:
+def examine(
+    segment: SegmentReader, proofs: Iterable[Mark], *, footer: Footer | None, covered: Mark | None, restarted: bool
+) -> Tail:
     """Examine the last segment, whose end nobody has declared.
 
     Args:
         proofs: places known to be durable: born end, hint, what cursors have seen.
+        footer: the segment's, if it has one. Then it had a successor, which is lost, and ends where the footer says.
         covered: the hint, if it validates and names this segment.
         restarted: the hint names another boot, so what is read now was read from the disk.
     """
     size = segment.file.size()
+    if footer is not None:
+        size = min(size, footer.end_position)
+        proofs = (*proofs, Mark(footer.end_position, footer.end_offset))
     known = max(proofs)
     start = known if known.position <= size else Mark(L.DATA_START, segment.header.base_offset)
     proven, highest, last = _survey(segment, start, known, size)

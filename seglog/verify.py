@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from seglog.catalog import Catalog, SegmentEnd
 from seglog.clock import SystemClock
+from seglog.continuation import JUMP, Continuation
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, LogNotFound, NotALog, StorageError, storage_error
@@ -18,6 +19,7 @@ from seglog.findings import block_damage, rot_damage
 from seglog.format import layout as L
 from seglog.format import names as N
 from seglog.format.cursor_state import CursorState
+from seglog.format.hint import Hint
 from seglog.format.names import SegmentName
 from seglog.lock_file import LockFile
 from seglog.model import CursorReport, Damage, OffsetRange, VerifyReport
@@ -119,7 +121,7 @@ class _Verification:
                     end = SegmentEnd(horizon.position, horizon.end_offset, horizon.position)
                     expected = self._walk(catalog.open(name), end)
                 else:
-                    expected = self._last(catalog, name, hint, states)
+                    expected = self._last(view, name, hint, states)
             except DamageFound as error:
                 expected = self._unreadable(catalog, name, sizes[name] or 0, expected, error)
             except FileNotFoundError:
@@ -211,43 +213,42 @@ class _Verification:
     def _note_suspect(self, first: int, stop: int) -> None:
         self.suspect.append(OffsetRange(first, max(first, stop - 1)))
 
-    def _last(self, catalog: Catalog, name: SegmentName, hint: object, states: dict[str, CursorState | None]) -> int:
+    def _last(self, view: View, name: SegmentName, hint: Hint | None, states: dict[str, CursorState | None]) -> int:
         """The last segment, whose end nobody declares: the same judgement as at open."""
-        from seglog.format.hint import Hint
-
+        catalog, boot_id = view.catalog, self.disk.boot_id()
         facts = catalog.facts(name)
         self._header_copies(name, facts.bad_copies)
         segment = catalog.open(name)
         try:
             header = segment.header
             covered, restarted = None, False
-            if isinstance(hint, Hint) and hint.segment_id == name.segment_id and hint.salt == header.salt:
+            if hint is not None and hint.segment_id == name.segment_id and hint.salt == header.salt:
                 covered = Mark(hint.position, hint.end_offset)
-                restarted = hint.boot_id != self.disk.boot_id()
+                restarted = hint.boot_id != boot_id
             proofs = [Mark(L.DATA_START, header.base_offset), Mark(header.born_position, header.born_offset)]
             proofs += [covered] if covered is not None else []
             for state in states.values():
                 if state is not None and state.seen.segment_id == name.segment_id:
                     proofs.append(Mark(state.seen.position, state.seen.end_offset))
-            tail = examine(segment, proofs, covered=covered, restarted=restarted)
+            tail = examine(segment, proofs, footer=facts.footer, covered=covered, restarted=restarted)
         except BaseException:
             segment.close()
             raise
-        end = tail.run_end
-        self._walk(segment, SegmentEnd(end.position, end.offset, end.position))
-        return self._judge(tail, facts.footer is not None, isinstance(hint, Hint) and hint.segment_id > name.segment_id)
-
-    def _judge(self, tail: Tail, has_footer: bool, hint_beyond: bool) -> int:
-        offset = tail.run_end.offset
-        if has_footer or hint_beyond:
-            # A footer is written only behind a durable successor, the hint only into one: it is lost.
-            self.missing.append(OffsetRange(offset, offset))
-        elif tail.ending is Ending.TORN:
+        meta = view.meta.state if view.meta is not None else None
+        target = Continuation(catalog, header, tail, hint, states, meta, boot_id).target()
+        expected = self._walk(segment, self._end_as_declared(tail))
+        if tail.ending is Ending.TORN:
             self.torn_bytes += tail.bad_end.position - tail.run_end.position
-        elif tail.ending is Ending.SUSPECT:
-            self._note_suspect(offset, tail.bad_end.offset)
-            offset = tail.bad_end.offset
-        return offset
+        if target.lost_segments and target.base > expected:
+            self.missing.append(OffsetRange(expected, target.base - 1))
+        return expected
+
+    def _end_as_declared(self, tail: Tail) -> SegmentEnd:
+        """The end that the next opening will declare: suspect bytes are inside, with the records that they may hold."""
+        position, offset = tail.run_end
+        if tail.ending is not Ending.SUSPECT:
+            return SegmentEnd(position, offset, position)
+        return SegmentEnd(tail.bad_end.position, tail.bad_end.offset if tail.count_known else offset + JUMP, position)
 
     def _unreadable(self, catalog: Catalog, name: SegmentName, size: int, expected: int, error: DamageFound) -> int:
         end = catalog.end_of(name)
