@@ -232,6 +232,8 @@ class Meta:
         try:
             payload = slots.load()
             state = None if payload is None else decode_meta(payload)
+            if write:
+                slots.confirm()
         except ValueError:
             state = None
         except BaseException:

@@ -58,6 +58,7 @@ class Cursor:
             slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=log_id, slot_bytes=L.CURSOR_SLOT_BYTES)
             payload = slots.load()
             state = None if payload is None or slots.log_id != log_id else decode_cursor(payload)
+            slots.confirm()
         except ValueError:
             state = None
         except BaseException:

@@ -36,6 +36,7 @@ class Registry:
                 if not file.lock(wait=wait):
                     raise StorageError(errno.EAGAIN, f"another process holds it for more than {wait:.0f} s", file.name)
                 self.meta.reload()
+                self.meta.file.confirm()
                 yield
             finally:
                 file.close()

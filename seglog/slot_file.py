@@ -91,6 +91,18 @@ class SlotFile:
     def _encoded(self, payload: bytes) -> bytes:
         return encode_slot(Slot(self._kind, self._generation, self._log_id, payload), self._slot_bytes)
 
+    def confirm(self) -> None:
+        """What was loaded is durable on return.
+
+        Whoever wrote it may have been killed before its own sync, so it may stand in the page cache only. Building on
+        it would break two ways in a power cut: it is forgotten, or it is torn together with the slot written next.
+        """
+        try:
+            self.file.datasync()
+        except BaseException:
+            self._failed = True
+            raise
+
     def write(self, payload: bytes) -> None:
         """Durable on return. After a failed sync the file refuses: what it holds is decided when it is opened again."""
         if self._failed:
