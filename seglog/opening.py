@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from seglog.appender import WAITING_ERRNOS, Appender, first_header
+from seglog.appender import Appender, first_header
 from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
 from seglog.continuation import JUMP, Continuation, Target
@@ -22,7 +22,7 @@ from seglog.format import layout as L
 from seglog.format import names as N
 from seglog.format.cursor_state import CursorState, Seen, decode_cursor
 from seglog.format.meta_state import MetaState
-from seglog.lock_file import LockFile
+from seglog.lock_file import WAITING_ERRNOS, LockFile
 from seglog.model import Damage, OffsetRange, OpenReport
 from seglog.options import LogOptions
 from seglog.recovery import Action, Ending, Situation, Verdict, decide
@@ -153,7 +153,7 @@ class _Opening:
         self.clean = True
 
     def run(self, created: bool) -> Opened:
-        meta = Meta.open(self.root, write=True)
+        meta = self._open_meta()
         had_segments = bool(self.catalog.names)
         log_id = meta.log_id if meta is not None else id_from_segments(self.catalog) or self.clock.random_bytes(16)
         self._set_aside_strangers(log_id)
@@ -177,6 +177,14 @@ class _Opening:
             warnings=tuple(warnings),
         )
         return Opened(self.root, self.segments, self.cursors, self.lock, meta, self.catalog, appender, report)
+
+    def _open_meta(self) -> Meta | None:
+        try:
+            return Meta.open(self.root, write=True)
+        except OSError as error:
+            if error.errno not in WAITING_ERRNOS:
+                raise
+            return Meta.open(self.root, write=False)
 
     def _set_aside_strangers(self, log_id: bytes) -> None:
         """Segments of other logs, or under a name that is not theirs, are no end of this log. Reported, not touched."""
