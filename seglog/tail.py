@@ -88,8 +88,8 @@ def _follow(segment: SegmentReader, start: Mark, proven: Mark, size: int) -> Tai
             rot.append(found)
             here = Mark(found.end, found.stop)
         else:
-            if found.fault:
-                rot.append(found)
+            if found.fault and here.position < proven.position:
+                rot.append(found)  # behind it a spare may just not have been written yet
             here = Mark(found.end, found.header.end_offset)
     if here.position < proven.position:
         # Durable once, gone now (a file cut short, or rot to the end): declared, reported, never re-used.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from seglog.catalog import Catalog, SegmentEnd
 from seglog.clock import SystemClock
@@ -171,8 +171,11 @@ class _Verification:
             self.torn_bytes += _cut_bytes(segment, end)
         return self._walk(segment, end)
 
-    def _walk(self, segment: SegmentReader, end: SegmentEnd) -> int:
-        """Read a segment to a declared end; returns the offset that follows."""
+    def _walk(self, segment: SegmentReader, end: SegmentEnd, *, proven: int | None = None) -> int:
+        """Read a segment to a declared end; returns the offset that follows.
+
+        From `proven` on nothing says that a batch was written whole: a spare that lacks there is no damage.
+        """
         try:
             header = segment.header
             stop = end.offset if end.offset >= 0 else None
@@ -181,7 +184,8 @@ class _Verification:
                 is_suspect = end.suspect_position <= found.position < end.position
                 if isinstance(found, Block):
                     offset = found.header.end_offset
-                    self._block(segment, found, is_suspect)
+                    spare = found.fault != "body" and proven is not None and found.position >= proven
+                    self._block(segment, replace(found, fault="") if spare else found, is_suspect)
                 else:
                     offset = max(offset, found.stop)
                     if is_suspect:
@@ -236,7 +240,7 @@ class _Verification:
             raise
         meta = view.meta.state if view.meta is not None else None
         target = Continuation(catalog, header, tail, hint, states, meta, boot_id).target()
-        expected = self._walk(segment, self._end_as_declared(tail))
+        expected = self._walk(segment, self._end_as_declared(tail), proven=tail.proven.position)
         if tail.ending is Ending.TORN:
             self.torn_bytes += tail.bad_end.position - tail.run_end.position
         if target.lost_segments and target.base > expected:
