@@ -27,8 +27,6 @@ from seglog.segment_writer import Mark, SegmentWriter, StoredBatch
 
 logger = logging.getLogger("seglog")
 
-WAITING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # recovery waits for a disk that takes writes again
-
 
 def _nothing() -> None:
     return

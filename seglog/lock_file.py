@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 from seglog.disk.base import Directory, File
 from seglog.errors import LogLocked
 from seglog.format import layout as L
 from seglog.format.hint import Hint, decode_hint, encode_hint
 from seglog.format.names import LOCK
+
+WAITING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what cannot be written now waits until the disk takes it
 
 
 class LockFile:
@@ -20,23 +24,13 @@ class LockFile:
     @classmethod
     def acquire(cls, directory: Directory, holder: str, *, wait: float = 0.0) -> LockFile:
         """Take the writer's lock, making the file if need be. Raises LogLocked, naming the holder."""
-        try:
-            file = directory.open(LOCK, write=True)
-        except FileNotFoundError:
-            try:
-                file = directory.open(LOCK, write=True, create=True)
-            except FileExistsError:  # another process made it in between
-                file = directory.open(LOCK, write=True)
+        file = _open_or_make(directory)
         lock = cls(file, directory.path)
         try:
             if not file.lock(wait=wait):
                 who = lock.holder() or "another process"
                 raise LogLocked(f"{directory.path}: the log is open for writing by {who}; one writer at a time")
-            if file.size() < L.LOCK_BYTES:
-                file.allocate(0, L.LOCK_BYTES)
-            file.write(
-                L.HOLDER_AT, holder.encode("utf-8", "replace")[: L.HOLDER_BYTES - 1].ljust(L.HOLDER_BYTES, b"\0")
-            )
+            lock._write_holder(holder)
         except BaseException:
             file.close()
             raise
@@ -51,6 +45,17 @@ class LockFile:
             return cls(directory.open(LOCK), directory.path)
         except FileNotFoundError:
             return None
+
+    def _write_holder(self, holder: str) -> None:
+        name = holder.encode("utf-8", "replace")[: L.HOLDER_BYTES - 1].ljust(L.HOLDER_BYTES, b"\0")
+        try:
+            if self.file.size() < L.LOCK_BYTES:
+                self.file.allocate(0, L.LOCK_BYTES)
+            self.file.write(L.HOLDER_AT, name)
+        except OSError as error:
+            if error.errno not in WAITING_ERRNOS and error.errno != errno.EBADF:
+                raise
+            # A full or read-only disk: the kernel's lock holds all the same; only our name is not in it.
 
     def holder(self) -> str:
         """Who wrote its name here last; it may be gone."""
@@ -72,3 +77,18 @@ class LockFile:
 
     def close(self) -> None:
         self.file.close()
+
+
+def _open_or_make(directory: Directory) -> File:
+    """The lock file, for writing where the disk takes writes."""
+    try:
+        return directory.open(LOCK, write=True)
+    except FileNotFoundError:
+        try:
+            return directory.open(LOCK, write=True, create=True)
+        except FileExistsError:  # another process made it in between
+            return directory.open(LOCK, write=True)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return directory.open(LOCK)

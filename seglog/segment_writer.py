@@ -102,7 +102,7 @@ class SegmentWriter:
             # Content before name: a rename that survives a power cut must not lead to an unwritten header.
             file.sync()
             directory.rename(name + TEMPORARY, name)
-            named = True
+            named, file.name = True, name
             # Until this returns a power cut may take the name back, so nothing in here may be acknowledged.
             directory.sync()
         except BaseException as error:

@@ -57,6 +57,7 @@ class SlotFile:
             # A name must never lead to a file without a valid slot: content first, then the rename.
             file.sync()
             directory.rename(temporary, name)
+            file.name = name
         except BaseException:
             file.close()
             raise

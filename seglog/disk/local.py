@@ -74,8 +74,12 @@ class LocalFile:
     def __init__(self, fd: int, name: str, path: str, clock: Clock) -> None:
         self._fd = fd
         self.name = name
-        self._path = path
+        self._directory = os.path.dirname(path)
         self._clock = clock
+
+    @property
+    def _path(self) -> str:
+        return os.path.join(self._directory, self.name)  # by the name it has now: files are renamed once whole
 
     def read(self, position: int, length: int) -> bytes:
         try:
