@@ -92,7 +92,18 @@ MODULES = {
 
 FREE = ("cli/*", "demo/*")  # programs, not the log: they may print, sleep and start processes
 FILES = ("disk/local", "forward/*", *FREE)
-THREADS = ("group_commit", "consumer", "dead_letters", "source", "roster", "log", "disk/memory", "forward/*", "testing/*", *FREE)
+THREADS = (
+    "group_commit",
+    "consumer",
+    "dead_letters",
+    "source",
+    "roster",
+    "log",
+    "disk/memory",
+    "forward/*",
+    "testing/*",
+    *FREE,
+)
 
 # One home per hazard: whoever looks for all of one kind finds them in one place.
 IMPORT_HOMES = {
