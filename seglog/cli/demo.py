@@ -97,13 +97,15 @@ class Report:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
+        self._shown = (0, 0)
 
     def tell(self, text: str) -> None:
         self._clear()
         say(text)
 
     def show(self, acknowledged: int, delivered: int) -> None:
-        if self._terminal:
+        if self._terminal and (acknowledged, delivered) != self._shown:
+            self._shown = (acknowledged, delivered)
             sys.stderr.write(f"\r  acknowledged {number(acknowledged)}, delivered {number(delivered)}\x1b[K")
             sys.stderr.flush()
 
