@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.zygote import Child, Start, Zygote
 
 # Two busy cores make single examples slow by chance; pytest-timeout bounds the whole test instead.
 settings.register_profile("default-run", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default-run"))
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """The helper that forks child processes."""
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(zygote: Zygote) -> Iterator[Start]:
+    """Start a child process: `start("tests.support.children:name", *arguments)`. None outlives the test."""
+    children: list[Child] = []
+
+    def begin(function: str, *arguments: object) -> Child:
+        children.append(zygote.start(function, *arguments))
+        return children[-1]
+
+    yield begin
+    for child in children:
+        child.close()

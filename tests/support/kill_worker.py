@@ -1,0 +1,118 @@
+"""The process that is killed: it appends from threads, rotates, consumes, acks and compacts, all on one log.
+
+It says each thing when it has happened, right after the call returned, and what it is about to do right before:
+
+    s THREAD FIRST COUNT            about to append records FIRST .. FIRST+COUNT-1 of this thread
+    a THREAD FIRST COUNT OFFSET     they are acknowledged, from this offset on
+    i CONSUMER OFFSET,OFFSET,…      about to ack these
+    d CONSUMER OFFSET,OFFSET,…      they are acked
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import seglog
+from tests.support.zygote import Hear, Say
+
+SEGMENT_BYTES = 16 * 1024
+CONSUMERS = ("fast", "late")
+
+
+def payload(generation: int, thread: str, number: int) -> bytes:
+    """What this record holds: its name, and as many bytes as its name's dice say."""
+    dice = random.Random(f"{generation}.{thread}.{number}")
+    length = dice.choice((0, 30, 200, 200, 300, 600, 5000)) if number % 97 else 20_000  # larger than a segment
+    return f"{generation}.{thread}.{number}.".encode() + dice.randbytes(length // 2) + bytes(length - length // 2)
+
+
+def name_of(data: bytes) -> tuple[int, str, int]:
+    """Generation, thread and number of a record's payload."""
+    generation, thread, number, _ = data.split(b".", 3)
+    return int(generation), thread.decode(), int(number)
+
+
+def work(say: Say, hear: Hear, directory: str, generation: int, options: dict[str, Any]) -> None:
+    """Runs until it is killed; any exception ends it, and is said."""
+    with seglog.open(directory, segment_bytes=SEGMENT_BYTES, **options) as log:
+        jobs: list[Callable[[], None]] = [
+            partial(append, log, say, generation, "single"),
+            partial(append_many, log, say, generation, random.Random(f"many {generation}")),
+            partial(submit, log, say, generation, random.Random(f"later {generation}")),
+            partial(compact, log),
+        ]
+        for name in CONSUMERS:
+            jobs.append(partial(consume, log.consumer(name), say, random.Random(f"{name} {generation}")))
+        failures: list[BaseException] = []
+        ended = threading.Event()
+
+        def run(job: Callable[[], None]) -> None:
+            try:
+                job()
+            except BaseException as error:
+                failures.append(error)
+                ended.set()
+
+        for job in jobs:
+            threading.Thread(target=run, args=(job,), daemon=True).start()
+        ended.wait()
+        raise failures[0]
+
+
+def append(log: seglog.Log[bytes], say: Say, generation: int, thread: str) -> None:
+    number = 0
+    while True:
+        say(f"s {thread} {number} 1")
+        offset = log.append(payload(generation, thread, number))
+        say(f"a {thread} {number} 1 {offset}")
+        number += 1
+
+
+def append_many(log: seglog.Log[bytes], say: Say, generation: int, dice: random.Random) -> None:
+    number = 0
+    while True:
+        count = dice.randint(1, 20)
+        say(f"s many {number} {count}")
+        offsets = log.append_many([payload(generation, "many", n) for n in range(number, number + count)])
+        say(f"a many {number} {count} {offsets[0]}")
+        assert len(offsets) == count
+        number += count
+
+
+def submit(log: seglog.Log[bytes], say: Say, generation: int, dice: random.Random) -> None:
+    number = 0
+    while True:
+        futures = []
+        for n in range(number, number + dice.randint(1, 8)):
+            say(f"s later {n} 1")
+            futures.append((n, log.submit(payload(generation, "later", n), key=b"%d" % n)))
+        for n, future in futures:
+            say(f"a later {n} 1 {future.result()}")
+        number += len(futures)
+
+
+def consume(consumer: seglog.Consumer[bytes], say: Say, dice: random.Random) -> None:
+    """Acks most of what it gets, in any order; gives some back; what it keeps comes again in the next life."""
+    while True:
+        messages = consumer.receive_many(dice.randint(1, 100), timeout=1.0)
+        dice.shuffle(messages)
+        back = [m for m in messages if dice.random() < 0.03]
+        done = [m for m in messages if m not in back and (consumer.name == "fast" or dice.random() < 0.99)]
+        if back:
+            consumer.nack(*back)
+        if done:
+            offsets = ",".join(str(m.offset) for m in done)
+            say(f"i {consumer.name} {offsets}")
+            consumer.ack(*done)
+            say(f"d {consumer.name} {offsets}")
+
+
+def compact(log: seglog.Log[bytes]) -> None:
+    while True:
+        time.sleep(0.01)  # else it would hold the lock of the consumers all the time
+        log.compact()

@@ -1,0 +1,168 @@
+"""Child processes that start in a few milliseconds: a helper imports seglog once and forks a child for each task.
+
+A child runs one function of the test tree, named "module:function", with `say` (writes a line to the test), `hear`
+(reads one) and its arguments. What it said before SIGKILL has arrived: the pipe outlives it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WAIT_SECONDS = 30.0  # a bound, never a measure: nothing here takes so long unless it hangs
+
+Say = Callable[[str], None]
+Hear = Callable[[], str]
+
+
+class Start(Protocol):
+    """The fixture `start`."""
+
+    def __call__(self, function: str, *arguments: Any) -> Child: ...
+
+
+class Child:
+    """One child process, as the test sees it."""
+
+    def __init__(self, zygote: Zygote, pid: int, output: int, commands: int) -> None:
+        self._zygote = zygote
+        self.pid = pid
+        self._output = output
+        self._commands = commands
+        self._unread = b""
+        self._status: int | None = None
+
+    def line(self, timeout: float = WAIT_SECONDS) -> str | None:
+        """The next line it says; None when it has ended. Raises AssertionError for a traceback, and for silence."""
+        while b"\n" not in self._unread:
+            if not select.select([self._output], [], [], timeout)[0]:
+                raise AssertionError(f"child {self.pid} says nothing for {timeout} s")
+            data = os.read(self._output, 1 << 16)
+            if not data:
+                return None
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        text = line.decode()
+        if text.startswith("!"):
+            raise AssertionError("in the child: " + json.loads(text[1:]))
+        return text
+
+    def lines(self) -> Iterator[str]:
+        """All it still says, to its end."""
+        while (line := self.line()) is not None:
+            yield line
+
+    def tell(self, text: str = "") -> None:
+        os.write(self._commands, text.encode() + b"\n")
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        if self._status is None:  # until it is reaped, its pid is nobody else's
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Its exit code, negative for a signal. Read all its lines first, or kill it."""
+        if self._status is None:
+            self._status = int(self._zygote.ask({"wait": self.pid}))
+        return self._status
+
+    def close(self) -> None:
+        """Whatever it was doing, it runs no more."""
+        self.kill()
+        self.wait()
+        for fd in (self._output, self._commands):
+            if fd >= 0:
+                os.close(fd)
+        self._output = self._commands = -1
+
+
+class Zygote:
+    """The helper process. It ends when this object is closed, or with the process that has it."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = ours
+        self._socket.settimeout(WAIT_SECONDS)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.zygote", str(theirs.fileno())],
+                cwd=ROOT,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+
+    def start(self, function: str, *arguments: Any) -> Child:
+        """Run `function` ("module:name") in a child; the arguments go through JSON."""
+        output, said = os.pipe()
+        heard, commands = os.pipe()
+        try:
+            pid = int(self.ask({"run": function, "arguments": arguments}, said, heard))
+        finally:
+            os.close(said)
+            os.close(heard)
+        return Child(self, pid, output, commands)
+
+    def ask(self, request: dict[str, Any], *fds: int) -> str:
+        socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
+        answer = self._socket.recv(1 << 16)
+        assert answer, "the helper that forks children has died"
+        return answer.decode()
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait(WAIT_SECONDS)
+
+
+def serve(requests: socket.socket) -> None:
+    """The helper's life: fork and wait as asked, until nobody asks any more."""
+    import seglog  # noqa: F401  # so that no child has to
+
+    while True:
+        message, fds, _, _ = socket.recv_fds(requests, 1 << 16, 2)
+        if not message:
+            return
+        request = json.loads(message)
+        if "wait" in request:
+            status = os.waitpid(request["wait"], 0)[1]
+            requests.send(str(os.waitstatus_to_exitcode(status)).encode())
+            continue
+        pid = os.fork()
+        if pid == 0:
+            requests.close()
+            live(request["run"], request["arguments"], *fds)
+        for fd in fds:
+            os.close(fd)
+        requests.send(str(pid).encode())
+
+
+def live(function: str, arguments: list[Any], said: int, heard: int) -> NoReturn:
+    """A child's life."""
+    commands = os.fdopen(heard, "r")
+
+    def say(text: str) -> None:
+        line = text.encode() + b"\n"
+        assert len(line) <= select.PIPE_BUF, "a longer line would not be written as one"
+        os.write(said, line)
+
+    try:
+        module, _, name = function.partition(":")
+        getattr(importlib.import_module(module), name)(say, lambda: commands.readline().strip(), *arguments)
+    except BaseException:
+        os.write(said, b"!" + json.dumps(traceback.format_exc()[-3000:]).encode() + b"\n")
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
