@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from seglog.errors import UnsupportedVersion
 from seglog.format import layout as L
-from seglog.format.checksum import BadFrame, crc32c, decompress, record_seed, seed
+from seglog.format.checksum import BadFrame, crc32c, decompress, record_seeds, seed
 
 _ZERO_SECTOR = bytes(L.SECTOR)
 _PADDING = [bytes(n) for n in range(8)]
@@ -85,29 +85,27 @@ def encode_batch(
 ) -> bytes:
     """The bytes of one batch at `position`; `durable` is its mark: position and end offset known fsynced."""
     count = len(records)
-    codec = L.CODEC_NONE
+    raw_length = 8 * count + sum(map(len, records))
+    if compress is not None and count:
+        raw = b"".join((words(count).pack(*map(len, records)), *records))
+        frame = compress(raw)
+        if len(frame) < raw_length:  # what does not shrink is stored as it is
+            body = frame + _PADDING[-len(frame) & 7]
+            return _frame(
+                body, count, L.CODEC_ZSTD, flags, len(frame), len(raw), salt, position, base_offset, time_ns, durable
+            )
     first = seed(salt, base_offset)
     if count == 1:
         record = records[0]
-        raw_length = 8 + len(record)
         body = _TWO_WORDS.pack(len(record), crc32c(record, first)) + record + _PADDING[-raw_length & 7]
-    elif count == 0:
-        raw_length = 0
-        body = b""
     else:
         table = words(count)
-        checks = [crc32c(record, record_seed(first, index)) for index, record in enumerate(records)]
         lengths = table.pack(*map(len, records))
-        raw_length = 8 * count + sum(map(len, records))
-        body = b"".join((lengths, table.pack(*checks), *records, _PADDING[-raw_length & 7]))
-    stored_length = raw_length
-    if compress is not None and count:
-        raw = words(count).pack(*map(len, records)) + b"".join(records)
-        frame = compress(raw)
-        if len(frame) < raw_length:  # what does not shrink is stored as it is
-            codec, raw_length, stored_length = L.CODEC_ZSTD, len(raw), len(frame)
-            body = frame + _PADDING[-stored_length & 7]
-    return _frame(body, count, codec, flags, stored_length, raw_length, salt, position, base_offset, time_ns, durable)
+        checks = table.pack(*map(crc32c, records, record_seeds(first, count)))
+        body = b"".join((lengths, checks, *records, _PADDING[-raw_length & 7]))
+    return _frame(
+        body, count, L.CODEC_NONE, flags, raw_length, raw_length, salt, position, base_offset, time_ns, durable
+    )
 
 
 def _frame(

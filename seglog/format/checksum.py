@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from crc32c import crc32c
 
-__all__ = ["BadFrame", "compress", "crc32c", "decompress", "record_seed", "seed"]
+__all__ = ["BadFrame", "compress", "crc32c", "decompress", "record_seed", "record_seeds", "seed"]
 
 _MASK64 = (1 << 64) - 1
 _OFFSET = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: keeps position 0 from being the one without a seed
@@ -28,6 +28,11 @@ def seed(salt: int, number: int) -> int:
 def record_seed(first: int, index: int) -> int:
     """The seed of record `index` of a batch, from `first` = seed(salt, base offset)."""
     return (first + index * _STEP) & 0xFFFFFFFF
+
+
+def record_seeds(first: int, count: int) -> range:
+    """The seeds of records 0 .. count-1, not yet modulo 2^32: crc32c takes its seed so, and a range costs nothing."""
+    return range(first, first + count * _STEP, _STEP)
 
 
 def compress(data: bytes) -> bytes:
