@@ -165,7 +165,7 @@ class Log(Generic[T]):
         One batch, never split: raises RecordTooLarge before any byte is written if it exceeds the batch limit of
         64 MiB (or the largest record). Otherwise as `append`.
         """
-        ticket = self._intake.ticket([v if isinstance(v, Record) else Record(v) for v in values])
+        ticket = self._intake.batch(values)
         commits = self._writable()
         if not ticket.payloads:
             return range(self.next_offset, self.next_offset)
