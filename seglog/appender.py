@@ -97,7 +97,9 @@ class Appender:
                 raise storage_error(error, "the log cannot be made ready for appends") from error
             self.recover = None
             self._writer = writer
-            self._marked = marked or writer.position == L.DATA_START
+            # In the other classes an empty segment needs its marker too: it says that no offset was shown unsynced.
+            empty = writer.position == L.DATA_START and self._options.durability == "always"
+            self._marked = marked or empty
             self._publish(writer)
         return self._writer
 
@@ -118,9 +120,11 @@ class Appender:
         except BaseException as error:
             self._fail(f"a write was interrupted ({type(error).__name__})")
             raise
-        self._marked = False
         self.next_offset = writer.next_offset
-        if self._options.durability == "always":
+        if self._options.durability == "always" or self._marked:
+            # In every class once: were a close marker still the last thing on disk when power fails, the next opening
+            # would take it for the end, and give out again the offsets that were shown since.
+            self._marked = False
             self._sync(writer)
         elif self._options.durability == "never":
             self.visible = self.written
