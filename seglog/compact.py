@@ -126,18 +126,24 @@ class _Compaction:
         ranges = list(self.meta.removed)
         allowed = []
         prefix = True
+        stays: SegmentName | None = None
         for name in self.catalog.names:
             if name.segment_id not in gone:
                 if prefix:
                     start = max(start, name.base_offset)
                 prefix = False
+                stays = name
                 continue
             known = any(r.first_id <= name.segment_id <= r.last_id for r in ranges)
             if not prefix and not known:
+                if stays is not None and stays.segment_id + 1 == name.segment_id and not self._ends_by_itself(stays):
+                    stays = name
+                    continue
                 merged = _merged(
                     ranges, RemovedRange(name.segment_id, name.segment_id, name.base_offset, gone[name.segment_id])
                 )
                 if len(merged) > L.META_RANGES_MAX:
+                    stays = name
                     continue
                 ranges = merged
             allowed.append(name)
@@ -145,6 +151,17 @@ class _Compaction:
         if first is not None:  # what lies before the first segment is told by the start offset alone
             ranges = [r for r in ranges if r.last_id > first.segment_id]
         return self.meta._replace(start_offset=start, removed=tuple(ranges)), allowed
+
+    def _ends_by_itself(self, name: SegmentName) -> bool:
+        """Whether a segment says durably where it ends: its footer was never synced, and its successor is to go."""
+        if self.catalog.facts(name).footer is None:
+            return False
+        file = self.catalog.segments.open(name.file_name, write=True)
+        try:
+            file.sync()
+        finally:
+            file.close()
+        return True
 
 
 def _merged(ranges: list[RemovedRange], new: RemovedRange) -> list[RemovedRange]:
