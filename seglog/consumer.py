@@ -189,11 +189,12 @@ class Consumer(Generic[T]):
         What lies before counts as handled, what lies behind as not. Raises OffsetOutOfRange, InvalidOption.
         """
         # Under the register's lock: a compaction must not reclaim what a step back is about to need.
-        with self._lock, self._register_lock():
+        with self._lock:
             self._check_open()
-            offset = self._source.resolve(where)
-            self._cursor.store(offset, Intervals(), {}, self._source.durable(), start=offset)
-            self._delivery.seek(offset)
+            with self._register_lock():
+                offset = self._source.resolve(where)
+                self._cursor.store(offset, Intervals(), {}, self._source.durable(), start=offset)
+                self._delivery.seek(offset)
 
     def unacked(self) -> Iterator[Message[T]]:
         """All that is not yet handled, in order, without receiving it."""
