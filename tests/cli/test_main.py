@@ -1,0 +1,168 @@
+"""The command as a whole: help, wrong usage, exit codes, what it imports, how it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seglog.cli import exit_codes, main
+from seglog.errors import DiskFull, InvalidOption, LogLocked, NotALog, OffsetOutOfRange
+from tests.cli.conftest import ROOT, Cli, one_line
+
+COMMANDS = ("append", "read", "consume", "stat", "verify", "inspect", "compact", "forward", "demo")
+# What each command needs to be a whole command line; wrong options are then the only thing wrong with it.
+NEEDED = {"consume": ["--consumer", "c"], "forward": ["--to", "stdout:"]}
+
+
+def test_help_lists_every_command(cli: Cli) -> None:
+    result = cli("--help")
+    assert result.returncode == 0
+    text = result.stdout.decode()
+    for name in COMMANDS:
+        assert f"\n    {name} " in text
+    for code in ("130", "wrong usage"):
+        assert code in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself(cli: Cli, name: str) -> None:
+    result = cli(name, "--help")
+    assert (result.returncode, result.stderr) == (0, b"")
+    text = result.stdout.decode()
+    assert "exit codes:" in text
+    assert "example" in text or name == "demo"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["app"],
+        ["--frobnicate"],
+        ["append"],
+        ["append", ""],
+        *([name, "--frobnicate"] for name in COMMANDS),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_exit_code_2(cli: Cli, arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert result.returncode == exit_codes.USAGE
+    assert result.stdout == b""
+    assert b"usage: seglog" in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+def test_options_cannot_be_abbreviated(cli: Cli, tmp_path: Path) -> None:
+    assert cli("stat", tmp_path, "--js").returncode == exit_codes.USAGE
+
+
+def test_version(cli: Cli) -> None:
+    result = cli("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith(b"seglog")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["append", "--help"], ["forward", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    heavy = "asyncio rich urllib3 http.client ssl msgspec seglog.forward seglog.testing"
+    script = (
+        "import sys\nfrom seglog.cli.main import main\n"
+        f"try: main({arguments!r})\n"
+        f"except SystemExit: print('HEAVY', [m for m in {heavy.split()!r} if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stdout.endswith("HEAVY []\n"), result.stdout + result.stderr
+
+
+def test_a_command_imports_no_other(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom seglog.cli.main import main\n"
+        f"main(['append', {str(tmp_path / 'log')!r}, '/dev/null'])\n"
+        "print([m for m in ('seglog.cli.forward', 'seglog.cli.read', 'seglog.forward', 'rich') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "[]\n", result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidOption("x"), 2),
+        (OffsetOutOfRange("x"), 2),
+        (NotALog("x"), 3),
+        (LogLocked("x"), 3),
+        (DiskFull(28, "no space"), 3),
+        (FileNotFoundError(2, "No such file", "f"), 3),
+        (MemoryError("x"), 3),
+        (ValueError("a bug"), 3),
+    ],
+)
+def test_every_error_has_its_code(error: Exception, code: int) -> None:
+    assert exit_codes.of_error(error) == code
+
+
+def test_errors_in_one_line() -> None:
+    assert main.describe(FileNotFoundError(2, "No such file", "a\x1b[31m")) == "a\x1b[31m: No such file"
+    assert main.describe(NotALog("there is something else")) == "there is something else"
+    error = OSError(5, "Input/output error")
+    error.add_note("3 records are in the log")
+    assert main.describe(error) == "Input/output error; 3 records are in the log"
+    with pytest.raises(KeyError) as bug:
+        {}["x"]  # type: ignore[index]
+    assert main.describe(bug.value).startswith("internal error, please report it: KeyError: 'x' (test_main.py:")
+
+
+@pytest.mark.parametrize("command", ["stat", "verify", "inspect", "read", "consume"])
+def test_a_full_device_behind_stdout(cli: Cli, tmp_path: Path, command: str) -> None:
+    assert cli("append", tmp_path, input=b"a\n").returncode == 0
+    target = tmp_path / "meta" if command == "inspect" else tmp_path
+    with open("/dev/full", "wb") as full:
+        result = cli(command, target, *NEEDED.get(command, []), stdout=full)
+    assert result.returncode == exit_codes.FAILED
+    assert "No space left on device" in one_line(result.stderr)
+    assert cli("consume", tmp_path, "--consumer", "c").stdout == b"a\n"
+
+
+def test_f87_terminal_escapes_in_names_are_not_obeyed(cli: Cli, tmp_path: Path) -> None:
+    result = cli("stat", tmp_path / "\x1b[31mred\u202e\udcff\n")
+    line = one_line(result.stderr)
+    assert r"\x1b[31mred\u202e\udcff\n" in line
+
+
+@pytest.mark.parametrize("command", ["read", "stat", "verify", "compact", "consume", "forward"])
+def test_what_is_no_log(cli: Cli, tmp_path: Path, command: str) -> None:
+    needed = [*NEEDED.get(command, []), *(["--once"] if command == "forward" else [])]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("not a directory")
+    for name in ("nowhere", "other", "file"):
+        result = cli(command, tmp_path / name, *needed)
+        assert result.returncode == exit_codes.FAILED, name
+        assert name in one_line(result.stderr.splitlines()[0]), name
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "other", "thesis.txt"]
+
+
+def test_closed_streams_are_an_error_and_never_a_file_of_the_log(cli: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert cli("append", log, input=b"one\ntwo\n").returncode == 0
+
+    def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {line}', "sh", *cli.command, *map(str, arguments)],
+            env=cli.environment,
+            capture_output=True,
+            timeout=60,
+        )
+
+    for arguments in (["append", log], ["read", log], ["consume", log, "--consumer", "c"], ["stat", log]):
+        result = shell("<&- >&-", *arguments)
+        assert result.returncode == exit_codes.FAILED, arguments
+        assert "Bad file descriptor" in one_line(result.stderr)
+    assert shell("2>&-", "verify", log).returncode == 0
+    assert cli("read", log).stdout == b"one\ntwo\n"
+    assert cli("consume", log, "--consumer", "c").stdout == b"one\ntwo\n"  # nothing was taken for handled
