@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from seglog.disk.memory import MemoryDisk
+from tests.support.place import Place
 from tests.support.zygote import Child, Start, Zygote
 
 # Two busy cores make single examples slow by chance; pytest-timeout bounds the whole test instead.
@@ -36,3 +39,11 @@ def start(zygote: Zygote) -> Iterator[Start]:
     yield begin
     for child in children:
         child.close()
+
+
+@pytest.fixture(params=["memory", "directory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A place for one log, once in memory and once on the real disk."""
+    made = Place("log", MemoryDisk()) if request.param == "memory" else Place(str(tmp_path / "log"), None)
+    yield made
+    made.close()
