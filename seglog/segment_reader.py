@@ -5,8 +5,7 @@ It reads forward in windows, believes no length before its checksum, and never d
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +28,8 @@ from seglog.format.salvage import salvage
 from seglog.format.segment_header import SegmentHeader, decode_segment_header
 
 WINDOW_BYTES = 256 * 1024
-_MAGICS = re.compile(re.escape(L.BATCH_MAGIC) + b"|" + re.escape(L.COPY_MAGIC))
+_MAGICS = (L.BATCH_MAGIC, L.COPY_MAGIC)
+_COMMON = b"SL"  # the middle of both
 _MARGIN = L.BATCH_HEADER_BYTES
 
 
@@ -39,9 +39,16 @@ class Block:
 
     position: int
     header: BatchHeader
-    body: bytes  # padded
+    data: bytes  # what was read; it may hold more batches, and is not copied to take this one out
+    at: int  # where in `data` this batch begins
     fault: str
     salt: int
+
+    @property
+    def body(self) -> bytes:
+        """The padded body."""
+        start = self.at + L.BATCH_HEADER_BYTES
+        return self.data[start : start + L.aligned(self.header.stored_length)]
 
     @property
     def end(self) -> int:
@@ -49,9 +56,9 @@ class Block:
 
     def extent(self, first: int, stop: int) -> tuple[int, int]:
         """Position and length of records `first` .. `stop` (excluded, counted from 0), else of the batch."""
-        header = self.header
-        if header.codec == L.CODEC_NONE and len(self.body) >= 8 * header.count:
-            lengths = words(header.count).unpack_from(self.body)
+        header, body = self.header, self.body
+        if header.codec == L.CODEC_NONE and len(body) >= 8 * header.count:
+            lengths = words(header.count).unpack_from(body)
             if sum(lengths) == header.stored_length - 8 * header.count:
                 start = self.position + L.BATCH_HEADER_BYTES + 8 * header.count + sum(lengths[:first])
                 return start, sum(lengths[first:stop])
@@ -62,7 +69,7 @@ class Block:
         if self.fault == "body":
             return salvage(self.header, self.body, salt=self.salt, position=self.position)
         try:
-            return list(split_records(self.header, self.body))
+            return list(split_records(self.header, self.data, self.at + L.BATCH_HEADER_BYTES))
         except BadFrame:  # a writer's fault under a valid checksum; the bytes are not what they say
             return [None] * self.header.count
 
@@ -90,13 +97,18 @@ class SegmentReader:
     def close(self) -> None:
         self.file.close()
 
-    def bytes_at(self, position: int, length: int) -> bytes:
-        """Bytes through the window; fewer at the end of the file."""
+    def _place(self, position: int, length: int) -> int:
+        """Where in the window these bytes begin, read if need be; fewer are there at the end of the file."""
         at = position - self._start
         if at < 0 or at + length > len(self._window):
-            self._start = position
-            self._window = self.file.read(position, max(length, WINDOW_BYTES))
-            at = 0
+            # A header more than asked for: walking big batches then reads each byte once.
+            self._window = self.file.read(position, max(length + L.BATCH_HEADER_BYTES, WINDOW_BYTES))
+            self._start, at = position, 0
+        return at
+
+    def bytes_at(self, position: int, length: int) -> bytes:
+        """Bytes through the window; fewer at the end of the file."""
+        at = self._place(position, length)
         return self._window[at : at + length]
 
     def forget(self) -> None:
@@ -105,8 +117,8 @@ class SegmentReader:
 
     def header_at(self, position: int, offset: int | None, end: int) -> BatchHeader | None:
         """The valid, plausible header of a batch that starts here and ends by `end`."""
-        data = self.bytes_at(position, L.BATCH_HEADER_BYTES)
-        header = decode_header(data, 0, salt=self.header.salt, position=position)
+        at = self._place(position, L.BATCH_HEADER_BYTES)
+        header = decode_header(self._window, at, salt=self.header.salt, position=position)
         if header is None or (offset is not None and header.base_offset != offset):
             return None
         return header if self._plausible(header, position, end) else None
@@ -116,15 +128,15 @@ class SegmentReader:
 
     def block(self, position: int, header: BatchHeader, fault: str = "", *, spares: bool = False) -> Block:
         """The batch at `position`, body checked, spares too if asked."""
-        length = header.length
-        raw = self.bytes_at(position, length)
+        at, salt = self._place(position, header.length), self.header.salt
+        data = self._window
+        raw = memoryview(data)[at : at + header.length]
         body = raw[L.BATCH_HEADER_BYTES : L.BATCH_HEADER_BYTES + L.aligned(header.stored_length)]
-        salt = self.header.salt
         if not body_holds(header, body, salt=salt, position=position):
             fault = "body"
         elif spares and not fault:
             fault = trailer_fault(header, raw, salt=salt, position=position)
-        return Block(position, header, body, fault, salt)
+        return Block(position, header, data, at, fault, salt)
 
     def walk(
         self, position: int, offset: int, end: int, stop_offset: int | None = None, *, spares: bool = False
@@ -153,13 +165,20 @@ class SegmentReader:
         if stop_offset is not None and offset < stop_offset:
             yield Rot(end, end, offset, stop_offset)
 
-    def find(self, position: int, offset: int, target: int, end: int) -> tuple[int, int]:
-        """Hop over valid headers to the batch that holds `target`; stops earlier where one does not validate."""
+    def find(
+        self, position: int, offset: int, target: int, end: int, waypoint: Callable[[int, int], None] | None = None
+    ) -> tuple[int, int]:
+        """Hop over valid headers to the batch that holds `target`; stops earlier where one does not validate.
+
+        `waypoint(offset, position)` is told each batch start on the way.
+        """
         while position < end:
             header = self.header_at(position, offset, end)
             if header is None or header.end_offset > target:
                 break
             position, offset = position + header.length, header.end_offset
+            if waypoint is not None:
+                waypoint(offset, position)
         return position, offset
 
     def resynchronise(self, position: int, offset: int, limit: int, end: int) -> Block | None:
@@ -171,14 +190,14 @@ class SegmentReader:
             data = self.file.read(at, min(WINDOW_BYTES, end - at))
             if len(data) < _MARGIN:
                 return None
-            for match in _MAGICS.finditer(data):
-                place = at + match.start()
-                if place % L.ALIGNMENT or match.start() + _MARGIN > len(data):
+            for found in _magics(data):
+                place = at + found
+                if place % L.ALIGNMENT or found + _MARGIN > len(data):
                     continue
-                if match.group() == L.BATCH_MAGIC:
-                    header, start, fault = decode_header(data, match.start(), salt=salt, position=place), place, ""
+                if data.startswith(L.BATCH_MAGIC, found):
+                    header, start, fault = decode_header(data, found, salt=salt, position=place), place, ""
                 else:
-                    copy = decode_copy(data, match.start(), salt=salt, position=place)
+                    copy = decode_copy(data, found, salt=salt, position=place)
                     start, header = copy if copy is not None else (0, None)
                     fault = "header"
                 if (
@@ -205,11 +224,19 @@ class SegmentReader:
             data = self.file.read(position, min(4 * WINDOW_BYTES, end - position))
             if not data:
                 break
-            stripped = data.rstrip(b"\0")
-            if stripped:
-                last = position + len(stripped)
+            if data != bytes(len(data)):  # forty times as fast as stripping
+                last = position + len(data.rstrip(b"\0"))
             position += len(data)
         return last
+
+
+def _magics(data: bytes) -> Iterator[int]:
+    """Where batches or header copies may begin. Not by `re`, which takes four times as long over zeros."""
+    at = data.find(_COMMON)
+    while at >= 0:
+        if data[max(at - 1, 0) : at + 3] in _MAGICS:
+            yield at - 1
+        at = data.find(_COMMON, at + 1)
 
 
 class HeaderCopies(NamedTuple):

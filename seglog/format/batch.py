@@ -205,22 +205,27 @@ def trailer_fault(header: BatchHeader, batch: bytes | memoryview, *, salt: int, 
     return ""
 
 
-def split_records(header: BatchHeader, body: bytes) -> list[bytes]:
-    """The stored records of a body whose checksum held. Raises BadFrame if it cannot be inflated or split."""
+def split_records(header: BatchHeader, data: bytes, start: int = 0) -> list[bytes]:
+    """The stored records of the body at `data[start:]`, whose checksum held.
+
+    Raises BadFrame if it cannot be inflated or split.
+    """
     count = header.count
+    end = start + header.stored_length
     if header.codec == L.CODEC_NONE:
-        raw, at, limit = body, 8 * count, header.stored_length
+        raw, table, at = data, start, start + 8 * count
     else:
-        raw, at, limit = decompress(body[: header.stored_length], header.raw_length), 4 * count, header.raw_length
-    if at > limit:
+        raw, table, at = decompress(data[start:end], header.raw_length), 0, 4 * count
+        end = header.raw_length
+    if at > end:
         raise BadFrame("the table of lengths passes the end of the body")
     if count == 1:
-        return [raw[at:limit]]
+        return [raw[at:end]]
     records = []
-    for length in words(count).unpack_from(raw):
+    for length in words(count).unpack_from(raw, table):
         records.append(raw[at : at + length])
         at += length
-    if at != limit:
+    if at != end:
         raise BadFrame("the lengths do not add up to the body")
     return records
 
