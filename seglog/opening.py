@@ -93,6 +93,7 @@ def open_for_writing(
         _remove_temporary(root, segments)
         _sync_names(root, segments, cursors)
         catalog = Catalog(segments)
+        catalog.hint = lock.hint
         return _Opening(disk, clock, root, segments, cursors, lock, catalog, options, segment_bytes).run(created)
     except BaseException:
         for directory in opened:
@@ -224,9 +225,10 @@ class _Opening:
         tail = self._examine(segment)
         state = None if meta is None else meta.state
         target = Continuation(self.catalog, segment.header, tail, self.hint, self.states, state, self.boot_id).target()
-        verdict = decide(
-            Situation(tail.ending, tail.unproven, target.base > tail.run_end.offset or target.lost_segments)
-        )
+        jumps = target.base > tail.run_end.offset or target.lost_segments
+        # A file that was cut short is not written to again: a hole in it would read as other damage than before.
+        short = segment.file.size() < tail.run_end.position
+        verdict = decide(Situation(tail.ending, tail.unproven, jumps or short))
         self._note(segment, tail, target, verdict)
         appender = self._appender(
             log_id, Seen(name.segment_id, tail.proven.position, tail.proven.offset), tail.proven.offset

@@ -30,7 +30,7 @@ class Situation(NamedTuple):
 
     ending: Ending
     unproven: bool  # part of the valid run is not proven durable
-    jump: bool  # offsets must not continue where the run ends
+    jump: bool  # the run must not go on in its file: offsets jump, or the file was cut short
 
 
 class Verdict(NamedTuple):

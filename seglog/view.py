@@ -38,6 +38,8 @@ class View:
         try:
             catalog = Catalog(segments)
             lock = LockFile.for_reading(root)
+            if lock is not None:
+                catalog.hint = lock.hint
             meta = Meta.open(root, write=False)
             log_id = meta.log_id if meta is not None else id_from_segments(catalog)
             catalog.log_id = log_id
