@@ -9,12 +9,14 @@ import errno
 import itertools
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from seglog.disk.base import Directory, File
 from seglog.errors import DamageFound
 from seglog.format import layout as L
 from seglog.format.footer import Footer
+from seglog.format.hint import Hint
 from seglog.format.meta_state import MetaState, decode_meta, encode_meta
 from seglog.format.names import META, SegmentName, is_temporary, parse_segment_name
 from seglog.format.segment_header import SegmentHeader
@@ -22,6 +24,7 @@ from seglog.segment_reader import SegmentReader, read_footer, read_header
 from seglog.slot_file import SlotFile
 
 _FACTS_CACHED = 64
+_WAYPOINT_BYTES = 64 * 1024
 
 
 class SegmentEnd(NamedTuple):
@@ -49,8 +52,10 @@ class Catalog:
         self.names: tuple[SegmentName, ...] = ()
         self.foreign: tuple[str, ...] = ()
         self.log_id: bytes | None = None  # once known, segments of other logs are told apart
+        self.hint: Callable[[], Hint | None] = lambda: None
         self._strangers: set[SegmentName] = set()
         self._facts: OrderedDict[SegmentName, SegmentFacts] = OrderedDict()
+        self._waypoints: OrderedDict[SegmentName, list[tuple[int, int]]] = OrderedDict()
         self.refresh()
 
     def refresh(self) -> tuple[SegmentName, ...]:
@@ -137,8 +142,8 @@ class Catalog:
         if header is not None and self.log_id is not None and header.log_id != self.log_id:
             foreign = True
         sealed = self.after(name) is not None
-        if header is None and sealed and not foreign:
-            header = self._inherited_header(name)
+        if header is None and not foreign:
+            header = self._inherited_header(name) if sealed else self._hinted_header(name)
         facts = SegmentFacts(header, footer, copies.bad, foreign)
         # The footer appears after the successor does: only what cannot change any more is kept.
         if sealed and header is not None and (footer is not None or name != self.names[-2]):
@@ -167,6 +172,29 @@ class Catalog:
             predecessor=None,
         )
 
+    def _hinted_header(self, name: SegmentName) -> SegmentHeader | None:
+        """Both copies of the active segment are lost: the hint knows the salt, the name the rest."""
+        hint = self.hint()
+        if hint is None or hint.segment_id != name.segment_id:
+            return None
+        return SegmentHeader(
+            log_id=self.log_id or bytes(16),
+            segment_id=name.segment_id,
+            base_offset=name.base_offset,
+            salt=hint.salt,
+            durability=0,
+            jump_reason=0,
+            max_record_bytes=0,  # less than any record may have: the next append opens another segment
+            max_batch_bytes=L.OFFSET_MAX >> 33,
+            bytes_before=0,
+            records_before=name.base_offset,
+            born_position=L.DATA_START,
+            born_offset=name.base_offset,
+            floor_offset=name.base_offset,
+            predecessor=None,
+            created_ns=0,
+        )
+
     def _successor_header(self, name: SegmentName) -> SegmentHeader | None:
         """The header of the direct successor, if it is there."""
         successor = self.after(name)
@@ -187,6 +215,31 @@ class Catalog:
         if footer is not None:
             return SegmentEnd(footer.end_position, footer.end_offset, footer.end_position)
         return None
+
+    def locate(self, segment: SegmentReader, offset: int, end: int) -> tuple[int, int]:
+        """Position and base offset of the batch that holds `offset`, or as near before it as headers lead.
+
+        Begins at the footer's index, or where an earlier look passed by, so that it does not cost the whole segment.
+        """
+        name = segment.name
+        footer = self.facts(name).footer
+        known = self._waypoints.get(name, [])
+        points = [(entry.offset, entry.position) for entry in footer.entries] if footer is not None else known
+        index = bisect_right(points, offset, key=lambda point: point[0]) - 1
+        at, position = points[index] if index >= 0 else (name.base_offset, L.DATA_START)
+        found: list[tuple[int, int]] = []
+
+        def waypoint(offset: int, position: int) -> None:
+            last = found[-1][1] if found else known[-1][1] if known else L.DATA_START
+            if position - last >= _WAYPOINT_BYTES:
+                found.append((offset, position))
+
+        place = segment.find(position, at, offset, end, None if footer is not None else waypoint)
+        if found:
+            self._waypoints[name] = known + found
+            while len(self._waypoints) > _FACTS_CACHED:
+                self._waypoints.popitem(last=False)
+        return place
 
     def records_before(self, offset: int) -> int:
         """How many records were ever given an offset below this one, by the segments' own count."""

@@ -62,6 +62,13 @@ class LockFile:
         raw = self.file.read(L.HOLDER_AT, L.HOLDER_BYTES).split(b"\0")[0]
         return "".join(c if c.isprintable() else "?" for c in raw.decode("utf-8", "replace"))
 
+    def is_held(self) -> bool:
+        """Whether a process holds the writer's lock at this moment; for a reader."""
+        if self.file.lock():
+            self.file.unlock()
+            return False
+        return True
+
     def hint(self) -> Hint | None:
         """The hint, if its checksum holds."""
         return decode_hint(self.file.read(0, L.HINT.size))

@@ -19,6 +19,9 @@ from seglog.options import MIB, LogOptions, whole
 from seglog.source import Source
 from seglog.view import View
 
+_CREATION_LOOKS = 100
+_CREATION_PAUSE_SECONDS = 0.02
+
 
 def open_log(
     path: str | os.PathLike[str],
@@ -118,13 +121,24 @@ def _open(
             log.close()
             raise strict_error(opened.report)
         return log
-    view = View.open(disk, root)
+    view = _view(disk, root, clock)
     if view is None:
         raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')
     source = Source(
         Origin(view.log_id.hex(), serializer), view.catalog, clock, letters, root, view.meta, horizon=view.horizon
     )
     return Log(options, source, disk, name, OpenReport(), None, view)
+
+
+def _view(disk: Disk, root: Directory, clock: Clock) -> View | None:
+    """The view; if a writer is just creating the log (`meta` comes last), wait a moment for it to finish."""
+    for _ in range(_CREATION_LOOKS):
+        view = View.open(disk, root)
+        if view is None or view.meta is not None or view.lock is None or not view.lock.is_held():
+            return view
+        view.close()
+        clock.sleep(_CREATION_PAUSE_SECONDS)
+    return View.open(disk, root)
 
 
 def strict_error(report: OpenReport) -> DamageFound:

@@ -120,14 +120,8 @@ class Scan:
         if sealed and end is None:
             # Its successor is lost and it has no footer: it ends where it stops to read well.
             self._end = SegmentEnd(segment.file.size(), -1, segment.file.size())
-        footer = catalog.facts(name).footer
-        self._position, self._at = L.DATA_START, name.base_offset
-        for entry in footer.entries if footer is not None else ():
-            if entry.offset > self.offset:
-                break
-            self._position, self._at = entry.position, entry.offset
         limit = self._end.position if self._end is not None else seen.position
-        self._position, self._at = segment.find(self._position, self._at, self.offset, limit)
+        self._position, self._at = catalog.locate(segment, self.offset, limit)
         self._limit = limit
 
     def _before_first(self) -> None:

@@ -168,7 +168,7 @@ class Source(Generic[T]):
             active = seen.segment_id == segment.name.segment_id
             end = None if active else catalog.end_of(segment.name)
             limit = seen.position if active else end.position if end is not None else segment.file.size()
-            position, _ = segment.find(L.DATA_START, segment.name.base_offset, offset, limit)
+            position, _ = catalog.locate(segment, offset, limit)
             return segment.header.bytes_before + position - L.DATA_START
         finally:
             segment.close()

@@ -21,7 +21,6 @@ from seglog.format import names as N
 from seglog.format.cursor_state import CursorState
 from seglog.format.hint import Hint
 from seglog.format.names import SegmentName
-from seglog.lock_file import LockFile
 from seglog.model import CursorReport, Damage, OffsetRange, VerifyReport
 from seglog.opening import read_cursors
 from seglog.options import LogOptions
@@ -102,7 +101,7 @@ class _Verification:
         hint = view.lock.hint() if view.lock is not None else None
         # Cursors before the end of the log, or a busy consumer would seem to have seen more than there is.
         states = self._cursor_states()
-        alive = view.lock is not None and _writer_alive(view.lock)
+        alive = view.lock is not None and view.lock.is_held()
         horizon = view.seen() if alive else None
         names = catalog.refresh()
         self.warnings += [f"foreign file {name!r} in segments/" for name in catalog.foreign]
@@ -362,11 +361,3 @@ def _size(catalog: Catalog, name: SegmentName) -> int | None:
         return file.size()
     finally:
         file.close()
-
-
-def _writer_alive(lock: LockFile) -> bool:
-    """Whether a process holds the writer's lock at this moment."""
-    if lock.file.lock():
-        lock.file.unlock()
-        return False
-    return True
