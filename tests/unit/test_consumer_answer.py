@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from seglog.testing import ManualClock
 from tests.support.place import Place, offsets, payloads
 
 
-def consumer_of(place: Place, count: int = 10, **options: object) -> seglog.Consumer[bytes]:
+def consumer_of(place: Place, count: int = 10, **options: Any) -> seglog.Consumer[bytes]:
     """A consumer of a log with so many records, in batches of three."""
     log = place.open(**options)
     for first in range(0, count, 3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import pytest
 
@@ -11,15 +12,12 @@ from seglog.testing import ManualClock
 from tests.support.place import Place, offsets
 
 NAMES = ["a", "A9", "uploader.v2", "x-y_z", "0", "a" * 64]
-BAD_NAMES = (
-    """
-    ../x /x .. . .hidden -x _x a/b a\\b aé ａ lock\0 a:b CON? a*b
-""".split()
-    + ["", " a", "a ", "a\n", "a" * 65, "a" * 5000, "\0", "a\0b"]
-)
+SEPARATORS_AND_SIGNS = r"../x /x .. . .hidden -x _x a/b a\b a:b CON? a*b %2e%2e ~".split()
+ODD_LETTERS = ["aé", "\uff41", "a\u0301", "a\u200b", "", " a", "a ", "a\n", "\0", "lock\0", "a\0b"]
+BAD_NAMES = [*SEPARATORS_AND_SIGNS, *ODD_LETTERS, "a" * 65, "a" * 5000]
 
 
-def filled(place: Place, count: int = 30, **options: object) -> seglog.Log[bytes]:
+def filled(place: Place, count: int = 30, **options: Any) -> seglog.Log[bytes]:
     log = place.open(segment_bytes=4096, **options)
     for first in range(0, count, 3):
         log.append_many([b"%d" % n + bytes(300) for n in range(first, first + 3)])
@@ -45,10 +43,10 @@ def test_a_new_consumer_may_begin_at_a_time(place: Place) -> None:
 
 
 @pytest.mark.parametrize("start", ["first", "", None, 1.5, True, datetime.datetime(2024, 1, 1)])
-def test_a_start_that_cannot_be_meant_registers_nobody(place: Place, start: object) -> None:
+def test_a_start_that_cannot_be_meant_registers_nobody(place: Place, start: Any) -> None:
     log = filled(place)
     with pytest.raises(seglog.InvalidOption):
-        log.consumer("c", start=start)  # type: ignore[arg-type]
+        log.consumer("c", start=start)
     assert log.consumers() == {}
 
 
@@ -68,11 +66,11 @@ def test_f79_good_names_are_names(place: Place, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*BAD_NAMES, None, 1, b"a"])
-def test_f79_p12_other_names_are_refused_and_nothing_is_touched(place: Place, name: object) -> None:
+def test_f79_p12_other_names_are_refused_and_nothing_is_touched(place: Place, name: Any) -> None:
     log = place.open()
     for call in (log.consumer, log.remove_consumer):
         with pytest.raises(seglog.InvalidOption):
-            call(name)  # type: ignore[operator]
+            call(name)
     assert log.consumers() == {}
 
 

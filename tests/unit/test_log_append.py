@@ -6,6 +6,7 @@ import concurrent.futures
 import gc
 import pickle
 import threading
+from typing import Any
 
 import pytest
 
@@ -158,7 +159,7 @@ def test_key_and_headers_come_back_and_records_without_them_stay_plain(place: Pl
         {"ttl": float("nan")},
     ],
 )
-def test_extras_that_cannot_be_meant_are_refused(place: Place, options: dict[str, object]) -> None:
+def test_extras_that_cannot_be_meant_are_refused(place: Place, options: dict[str, Any]) -> None:
     log = place.open()
     with pytest.raises(seglog.InvalidOption):
         log.append(b"x", **options)
@@ -287,7 +288,7 @@ def test_f93_after_close_every_call_says_so_and_close_twice_is_fine(place: Place
         log.sync,
         lambda: log.wait_durable(0),
         lambda: log.get(0),
-        lambda: log.read(),
+        log.read,
         lambda: next(reading),
         lambda: log.consumer("c"),
         log.consumers,
@@ -322,7 +323,8 @@ def test_a_log_is_true_does_not_pickle_and_shows_no_payload(place: Place) -> Non
 
 def test_a_log_that_is_never_closed_warns() -> None:
     log: seglog.Log[bytes] | None = seglog.open(":memory:")
+    gc.collect()
+    log = None
     with pytest.warns(ResourceWarning, match="never closed"):
-        log = None
         gc.collect()
     assert log is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import threading
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.support.process import open_descriptors
 UTC = datetime.UTC
 
 
-def filled(place: Place, count: int = 100, **options: object) -> seglog.Log[bytes]:
+def filled(place: Place, count: int = 100, **options: Any) -> seglog.Log[bytes]:
     """Records 0, 1, 2 … in batches of ten, over several segments."""
     log = place.open(segment_bytes=4096, **options)
     for first in range(0, count, 10):
@@ -43,7 +44,7 @@ def test_read_at_or_past_the_end_yields_nothing(place: Place) -> None:
 
 
 @pytest.mark.parametrize("wrong", [1.0, True, b"0", "now", datetime.datetime(2024, 1, 1)])
-def test_a_start_that_is_no_offset_and_no_aware_datetime_is_refused(place: Place, wrong: object) -> None:
+def test_a_start_that_is_no_offset_and_no_aware_datetime_is_refused(place: Place, wrong: Any) -> None:
     log = filled(place, 10)
     for call in (lambda: log.read(wrong), lambda: log.read(stop=wrong)):
         with pytest.raises(seglog.InvalidOption):
@@ -161,13 +162,13 @@ def test_gaps_are_told_or_else_a_warning_is_logged(place: Place, caplog: pytest.
     assert clipped == [Gap(missing[0], missing[0], "purged")]
 
 
-def test_closing_the_iterator_early_leaves_no_descriptor_open(place: Place) -> None:
+def test_dropping_the_iterator_early_leaves_no_descriptor_open(place: Place) -> None:
     log = filled(place)
     before = open_descriptors()
     for _ in range(20):
         reading = log.read()
         next(reading)
-        reading.close()
+        del reading
         log.get(50)
     assert open_descriptors() == before
 
