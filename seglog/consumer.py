@@ -80,13 +80,13 @@ class Consumer(Generic[T]):
                 if messages:
                     return messages
                 pause = self._delivery.pause()
-                offset = self._delivery.offset
+                awaited = self._delivery.awaited
             if deadline is not None:
                 left = deadline - clock.monotonic()
                 if left <= 0:
                     return []
                 pause = min(pause, left)
-            self._source.wait_beyond(offset, pause)
+            self._source.wait_beyond(awaited, pause)
 
     def __iter__(self) -> Iterator[Message[T]]:
         """Messages for ever, waiting for more; acks none. Raises LogClosed when the log is closed."""

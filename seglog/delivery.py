@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from seglog.cursor import Cursor
 from seglog.format.dead_letter import Envelope
 from seglog.format.extended import decode_extended
-from seglog.format.layout import CURSOR_RANGES_MAX, LETTER_PAYLOAD_MAX, NO_SEGMENT
+from seglog.format.layout import CURSOR_RANGES_MAX, LETTER_PAYLOAD_MAX, NO_SEGMENT, OFFSET_MAX
 from seglog.intervals import Intervals
 from seglog.model import Extras, Gap, Message
 from seglog.reader import Hole, Run
@@ -43,9 +43,10 @@ class Delivery(Generic[T]):
         self.in_flight = 0
 
     @property
-    def offset(self) -> int:
-        """What the scan gives out next."""
-        return self._scan.offset
+    def awaited(self) -> int:
+        """The offset that must become visible before there is more to give; none will do while there is no room."""
+        full = self.in_flight >= self._max_in_flight or len(self._cursor.acked) + self.in_flight >= CURSOR_RANGES_MAX
+        return OFFSET_MAX if full else self._scan.offset
 
     def seek(self, offset: int) -> None:
         """Begin anew at `offset`."""
