@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor, advanced
@@ -23,6 +24,7 @@ from seglog.source import Source
 
 T = TypeVar("T")
 
+_offset: Callable[[object], int] = attrgetter("offset")
 MAX_IN_FLIGHT = 10_000  # below the cursor's number of ranges, so that acks in any order can be stored
 
 
@@ -168,7 +170,10 @@ class Consumer(Generic[T]):
 
     def _ranges(self, messages: Sequence[Message[T] | int]) -> list[tuple[int, int]]:
         """The offsets as ranges, checked."""
-        offsets = [m if isinstance(m, int) else m.offset for m in messages]
+        try:
+            offsets = list(map(_offset, messages))
+        except AttributeError:
+            offsets = [m if isinstance(m, int) else m.offset for m in messages]
         if not offsets:
             return []
         count = len(offsets)

@@ -211,9 +211,13 @@ class Scan:
         header = found.header
         if header.end_offset <= self.offset or not header.count:
             return
-        records = found.records()
         extended = bool(header.flags & L.FLAG_EXTENDED)
         at = max(header.base_offset, self.offset)
+        whole = found.intact()
+        if whole is not None:
+            self._ready.append(Run(at, whole[at - header.base_offset :], extended, header.time_ns))
+            return
+        records = found.records()
         for first, stop in [*hurt_runs(found, records), (header.end_offset, header.end_offset)]:
             if stop < at:
                 continue

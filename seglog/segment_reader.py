@@ -64,14 +64,21 @@ class Block:
                 return start, sum(lengths[first:stop])
         return self.position, header.length
 
+    def intact(self) -> list[bytes] | None:
+        """The stored records, if none of them is damaged."""
+        if self.fault == "body":
+            return None
+        try:
+            return split_records(self.header, self.data, self.at + L.BATCH_HEADER_BYTES)
+        except BadFrame:  # a writer's fault under a valid checksum; the bytes are not what they say
+            return None
+
     def records(self) -> list[bytes | None]:
         """The stored records, None where damaged."""
         if self.fault == "body":
             return salvage(self.header, self.body, salt=self.salt, position=self.position)
-        try:
-            return list(split_records(self.header, self.data, self.at + L.BATCH_HEADER_BYTES))
-        except BadFrame:  # a writer's fault under a valid checksum; the bytes are not what they say
-            return [None] * self.header.count
+        intact = self.intact()
+        return list(intact) if intact is not None else [None] * self.header.count
 
 
 @dataclass(slots=True)
