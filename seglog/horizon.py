@@ -48,6 +48,17 @@ class HintHorizon:
             return Seen(hint.segment_id, hint.position, hint.end_offset)
         return self._examined(last, hint if ours else None)
 
+    def durable(self) -> Seen:
+        """A place that is known to be durable; of a segment of class "never" that is where it was born."""
+        seen = self.seen()
+        for name in reversed(self._catalog.names):
+            header = self._catalog.facts(name).header
+            if name.segment_id == seen.segment_id and header is not None:
+                if DURABILITIES[header.durability] == "never":
+                    return Seen(seen.segment_id, header.born_position, header.born_offset)
+                return seen
+        return Seen(L.NO_SEGMENT, 0, 0)
+
     def _hint(self) -> Hint | None:
         if self._lock is None:
             return None

@@ -86,10 +86,9 @@ def open_for_writing(
     opened: list[Directory] = []
     try:
         created = N.META not in entries
-        for name in (N.SEGMENTS, N.CURSORS, N.DEAD):
+        for name in (N.SEGMENTS, N.CURSORS):
             opened.append(root.directory(name, create=name not in entries))
-        segments, cursors, dead = opened
-        dead.close()
+        segments, cursors = opened
         _remove_temporary(root, segments)
         _sync_names(root, segments, cursors)
         catalog = Catalog(segments)

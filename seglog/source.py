@@ -70,8 +70,14 @@ class Source(Generic[T]):
             raise storage_error(error, "looking for the end of the log") from error
 
     def durable(self) -> Seen:
-        """A place that is known to be durable."""
-        return self.appender.seen if self.appender is not None else Seen(L.NO_SEGMENT, 0, 0)
+        """A place that is known to be durable: what a cursor remembers as proof for recovery."""
+        if self.appender is not None:
+            return self.appender.seen
+        assert self.horizon is not None
+        try:
+            return self.horizon.durable()
+        except OSError as error:
+            raise storage_error(error, "looking for the durable end of the log") from error
 
     def first_offset(self) -> int:
         names = self.catalog.names
