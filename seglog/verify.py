@@ -90,6 +90,7 @@ class _Verification:
     done: int = 0
     total: int = 0
     next_offset: int = 0
+    unread: int = 0  # offsets at the end that the next opening will jump over: nobody has to read them
 
     def empty(self) -> VerifyReport:
         """An empty directory, or what an interrupted creation leaves: an empty log."""
@@ -244,6 +245,8 @@ class _Verification:
             self.torn_bytes += tail.bad_end.position - tail.run_end.position
         if target.lost_segments and target.base > expected:
             self.missing.append(OffsetRange(expected, target.base - 1))
+            self.unread = target.base - expected
+            return target.base
         return expected
 
     def _end_as_declared(self, tail: Tail) -> SegmentEnd:
@@ -315,7 +318,8 @@ class _Verification:
         for name, state in states.items():
             mark = state.watermark if state is not None else start
             acked = sum(count(stop) - count(first) for first, stop in (state.acked if state is not None else ()))
-            lag = max(0, count(max(self.next_offset, mark)) - count(mark) - acked)
+            end = max(self.next_offset - self.unread, mark)
+            lag = max(0, count(end) - count(mark) - acked)
             cursors[name] = CursorReport(mark, lag, state is not None)
         unreadable = [name for name, cursor in cursors.items() if not cursor.ok]
         self.warnings += [f"the cursor of consumer {name!r} does not read back" for name in unreadable]
