@@ -54,7 +54,7 @@ class Catalog:
         self.log_id: bytes | None = None  # once known, segments of other logs are told apart
         self.hint: Callable[[], Hint | None] = lambda: None
         self._strangers: set[SegmentName] = set()
-        self._facts: OrderedDict[SegmentName, SegmentFacts] = OrderedDict()
+        self._facts: OrderedDict[tuple[SegmentName, bool], SegmentFacts] = OrderedDict()
         self._waypoints: OrderedDict[SegmentName, list[tuple[int, int]]] = OrderedDict()
         self.refresh()
 
@@ -124,7 +124,8 @@ class Catalog:
 
     def facts(self, name: SegmentName, file: File | None = None) -> SegmentFacts:
         """Header and footer of a segment, read once."""
-        known = self._facts.get(name)
+        sealed = self.after(name) is not None
+        known = self._facts.get((name, sealed))
         if known is not None:
             return known
         opened = file if file is not None else self.segments.open(name.file_name)
@@ -141,13 +142,11 @@ class Catalog:
         foreign = copies.foreign and header is None
         if header is not None and self.log_id is not None and header.log_id != self.log_id:
             foreign = True
-        sealed = self.after(name) is not None
         if header is None and not foreign:
             header = self._inherited_header(name) if sealed else self._hinted_header(name)
         facts = SegmentFacts(header, footer, copies.bad, foreign)
-        # The footer appears after the successor does: only what cannot change any more is kept.
-        if sealed and header is not None and (footer is not None or name != self.names[-2]):
-            self._facts[name] = facts
+        if header is not None:  # a footer that appears later is done without
+            self._facts[name, sealed] = facts
             while len(self._facts) > _FACTS_CACHED:
                 self._facts.popitem(last=False)
         return facts
