@@ -144,7 +144,7 @@ class SegmentWriter:
         end = position + len(data)
         if end > self._allocated:
             self._allocate(end)
-        self.file.write(position, data)
+        self.file.write(position, memoryview(data))
         if not self.index or position - self.index[-1].position >= INDEX_EVERY_BYTES:
             self.index.append(IndexEntry(base, position, time_ns))
             self.first_time_ns = self.first_time_ns or time_ns

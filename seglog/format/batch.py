@@ -16,7 +16,7 @@ from seglog.format import layout as L
 from seglog.format.checksum import BadFrame, crc32c, decompress, record_seeds, seed
 
 _ZERO_SECTOR = bytes(L.SECTOR)
-_PADDING = [bytes(n) for n in range(8)]
+_HEADER_SPACE = bytes(L.BATCH_HEADER_BYTES)
 _TWO_WORDS = Struct("<II")
 _HEADER_REST = Struct("<BBHIIIIQQQQI")  # between magic and header CRC
 _WORD = Struct("<I")
@@ -63,13 +63,13 @@ def batch_length(stored_length: int, count: int) -> int:
     return L.BATCH_HEADER_BYTES + L.aligned(stored_length) + spare + L.END_MARK_BYTES
 
 
-def zero_sectors(data: bytes | memoryview, position: int) -> int:
-    """How many aligned 512-byte sectors lie wholly in `data` (found at `position` of the file), all zero."""
-    raw = bytes(data)
-    if raw.find(_ZERO_SECTOR) < 0:
+def zero_sectors(data: bytes | bytearray, position: int, start: int = 0, stop: int | None = None) -> int:
+    """How many aligned 512-byte sectors lie wholly in `data[start:stop]`, all zero; `data` is found at `position`."""
+    end = len(data) if stop is None else stop
+    if data.find(_ZERO_SECTOR, start, end) < 0:
         return 0
-    first = -position % L.SECTOR
-    return sum(raw.startswith(_ZERO_SECTOR, at) for at in range(first, len(raw) - L.SECTOR + 1, L.SECTOR))
+    first = start + -(position + start) % L.SECTOR
+    return sum(data.startswith(_ZERO_SECTOR, at) for at in range(first, end - L.SECTOR + 1, L.SECTOR))
 
 
 def encode_batch(
@@ -82,46 +82,29 @@ def encode_batch(
     durable: tuple[int, int],
     flags: int = 0,
     compress: Callable[[bytes], bytes] | None = None,
-) -> bytes:
+) -> bytearray:
     """The bytes of one batch at `position`; `durable` is its mark: position and end offset known fsynced."""
     count = len(records)
-    raw_length = 8 * count + sum(map(len, records))
+    raw_length = stored_length = 8 * count + sum(map(len, records))
+    codec = L.CODEC_NONE
+    body: Sequence[bytes] = ()
     if compress is not None and count:
         raw = b"".join((words(count).pack(*map(len, records)), *records))
         frame = compress(raw)
         if len(frame) < raw_length:  # what does not shrink is stored as it is
-            body = frame + _PADDING[-len(frame) & 7]
-            return _frame(
-                body, count, L.CODEC_ZSTD, flags, len(frame), len(raw), salt, position, base_offset, time_ns, durable
-            )
-    first = seed(salt, base_offset)
-    if count == 1:
-        record = records[0]
-        body = _TWO_WORDS.pack(len(record), crc32c(record, first)) + record + _PADDING[-raw_length & 7]
-    else:
-        table = words(count)
-        lengths = table.pack(*map(len, records))
-        checks = table.pack(*map(crc32c, records, record_seeds(first, count)))
-        body = b"".join((lengths, checks, *records, _PADDING[-raw_length & 7]))
-    return _frame(
-        body, count, L.CODEC_NONE, flags, raw_length, raw_length, salt, position, base_offset, time_ns, durable
-    )
-
-
-def _frame(
-    body: bytes,
-    count: int,
-    codec: int,
-    flags: int,
-    stored_length: int,
-    raw_length: int,
-    salt: int,
-    position: int,
-    base_offset: int,
-    time_ns: int,
-    durable: tuple[int, int],
-) -> bytes:
-    """Header before and trailer behind a padded body."""
+            codec, body, stored_length, raw_length = L.CODEC_ZSTD, (frame,), len(frame), len(raw)
+    if codec == L.CODEC_NONE:
+        first = seed(salt, base_offset)
+        if count == 1:
+            body = (_TWO_WORDS.pack(len(records[0]), crc32c(records[0], first)), records[0])
+        else:
+            table = words(count)
+            checks = map(crc32c, records, record_seeds(first, count))
+            body = (table.pack(*map(len, records)), table.pack(*checks), *records)
+    # Joined once, with room for what is known only then: the copies of a big batch would cost more than its checks.
+    start, length = L.BATCH_HEADER_BYTES, batch_length(stored_length, count)
+    end = start + L.aligned(stored_length)
+    data = bytearray().join((_HEADER_SPACE, *body, bytes(length - start - stored_length)))
     here = seed(salt, position)
     rest = _HEADER_REST.pack(
         codec,
@@ -130,19 +113,17 @@ def _frame(
         count,
         stored_length,
         raw_length,
-        zero_sectors(body, position + L.BATCH_HEADER_BYTES) if len(body) >= L.SECTOR else 0,
+        zero_sectors(data, position, start, end) if stored_length >= L.SECTOR else 0,
         base_offset,
         time_ns,
-        durable[0],
-        durable[1],
-        crc32c(body, here),
+        *durable,
+        crc32c(memoryview(data)[start:end], here),
     )
     rest += _WORD.pack(crc32c(rest, here))
-    length = batch_length(stored_length, count)
+    data[:start] = L.BATCH_MAGIC + rest
     mark = end_mark(salt, position + length, length, count, flags)
-    if count > 1:
-        return b"".join((L.BATCH_MAGIC, rest, body, L.COPY_MAGIC, rest, mark))
-    return b"".join((L.BATCH_MAGIC, rest, body, mark))
+    data[end:] = L.COPY_MAGIC + rest + mark if count > 1 else mark
+    return data
 
 
 def end_mark(salt: int, end: int, length: int, count: int, flags: int) -> bytes:
