@@ -22,6 +22,8 @@ from seglog.source import Source
 T = TypeVar("T")
 logger = logging.getLogger("seglog")
 
+NO_LIMIT = 1 << 62  # bytes
+
 
 class Delivery(Generic[T]):
     """Gives out messages and remembers which are in flight."""
@@ -45,7 +47,7 @@ class Delivery(Generic[T]):
     @property
     def awaited(self) -> int:
         """The offset that must become visible before there is more to give; none will do while there is no room."""
-        full = self.in_flight >= self._max_in_flight or len(self._cursor.acked) + self.in_flight >= CURSOR_RANGES_MAX
+        full = self.in_flight >= self._max_in_flight or self._storable() <= 0
         return OFFSET_MAX if full else self._scan.offset
 
     def seek(self, offset: int) -> None:
@@ -65,33 +67,26 @@ class Delivery(Generic[T]):
         return min(1.0, max(0.001, self._returned[0][0] - self._source.clock.monotonic()))
 
     def take(self, limit: int, max_bytes: int | None) -> list[Message[T]]:
+        """What can be given out now, at most so many messages and payload bytes (but one, if there is one)."""
         found: list[Message[T]] = []
-        limit = min(limit, self._max_in_flight - self.in_flight)
+        # What is given out must be storable in whichever order it is acked.
+        limit = min(limit, self._max_in_flight - self.in_flight, self._storable())
+        room = NO_LIMIT if max_bytes is None else max_bytes
         try:
-            if max_bytes is None and not self._returned:
-                self._take_new(found, limit)
-            else:
-                self._take_singly(found, limit, max_bytes)
+            while self._returned and len(found) < limit and self._take_returned(found):
+                room -= len(found[-1].payload)
+                if room < 0 and len(found) > 1:
+                    self._put_back(found.pop())
+                    return found
+            self._take_new(found, limit, room)
         except BaseException:
             for message in found:  # nobody will see them: they must not stay in flight
                 self._put_back(message)
             raise
         return found
 
-    def _take_singly(self, found: list[Message[T]], limit: int, max_bytes: int | None) -> None:
-        """What was put back first, and no more bytes than asked for."""
-        size = 0
-        while len(found) < limit:
-            one: list[Message[T]] = []
-            if not self._take_returned(one):
-                self._take_new(one, 1, behind=bool(found))
-            if not one:
-                return
-            size += len(one[0].payload)
-            if found and max_bytes is not None and size > max_bytes:
-                self._put_back(one[0])
-                return
-            found += one
+    def _storable(self) -> int:
+        return CURSOR_RANGES_MAX - len(self._cursor.acked) - self.in_flight
 
     def _take_returned(self, found: list[Message[T]]) -> bool:
         """The first message that was put back and is due again."""
@@ -126,15 +121,12 @@ class Delivery(Generic[T]):
         made = self._messages(found, 0, 1)
         return made[0] if made else None
 
-    def _take_new(self, found: list[Message[T]], limit: int, *, behind: bool = False) -> None:
-        """Messages from the scan, gaps handled on the way, until there are `limit` or the end is reached.
-
-        `behind`: others were taken already, so what may fail is left for the next call.
-        """
+    def _take_new(self, found: list[Message[T]], limit: int, room: int) -> None:
+        """Messages from the scan, gaps handled on the way, until limit, `room` bytes, or the end is reached."""
         while len(found) < limit:
             run = self._run
             if run is None:
-                item = self._next_item(bool(found) or behind)
+                item = self._next_item(bool(found))
                 if item is None:
                     return
                 if isinstance(item, Hole):
@@ -150,6 +142,10 @@ class Delivery(Generic[T]):
                 stop = min(held[1], run.first + len(run.records))
             else:
                 stop = next(self._cursor.acked.holes(first, stop))[1]
+                if room < NO_LIMIT:
+                    stop, room = _fitting(run, first, stop, room, must=not found)
+                    if stop == first:
+                        return
                 made = self._messages(run, first - run.first, stop - run.first)
                 if made:
                     self._fly_all(made)
@@ -162,8 +158,6 @@ class Delivery(Generic[T]):
         """What the scan gives next; a hole, or an error of the disk, only when nothing waits to be given out."""
         if self._held is not None:
             return None if have_some else self._held
-        if len(self._cursor.acked) + self.in_flight >= CURSOR_RANGES_MAX:
-            return None  # what is given out must be storable in whichever order it is acked
         held = self._cursor.acked.range_at(self._scan.offset)
         if held is not None:
             self._scan.seek(held[1])
@@ -303,3 +297,13 @@ class Delivery(Generic[T]):
             for message in messages
         ]
         self._source.dead_letters.divert(letters)
+
+
+def _fitting(run: Run, first: int, stop: int, room: int, *, must: bool) -> tuple[int, int]:
+    """Where to stop so that the records fit into `room` bytes (after one, if one `must` be), and what room is left."""
+    for offset in range(first, stop):
+        size = len(run.records[offset - run.first])
+        if size > room and not (must and offset == first):
+            return offset, 0
+        room -= size
+    return stop, max(room, 0)

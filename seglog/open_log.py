@@ -80,7 +80,8 @@ def open_log(
     try:
         root = disk.open(name, create=mode == "rw", file_mode=options.file_mode, directory_mode=options.directory_mode)
     except FileNotFoundError as error:
-        raise LogNotFound(f'{name}: no such directory; mode "r" creates none') from error
+        why = "cannot be created" if mode == "rw" else 'mode "r" creates none'
+        raise LogNotFound(f"{name}: no such directory; {why}") from error
     except (NotADirectoryError, FileExistsError) as error:
         raise NotALog(f"{name}: a log is a directory, this is a file") from error
     except OSError as error:
