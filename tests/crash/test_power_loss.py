@@ -1,0 +1,38 @@
+"""Power fails, or the process is killed, at every operation of the disk: nothing acknowledged is lost, nothing comes
+back, no offset names two records, and the log goes on (P1 to P5, P7, P8; rows 1, 2, 4, 7, 9, 11 to 15, 17, 18, 76, 95).
+
+`SEGLOG_REPLAY=<place> pytest tests/crash` runs the one crash that a failure names; SEGLOG_DEEP multiplies the second
+crashes that follow each first one.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from seglog.testing import Operation
+from tests.support.crash_history import Broken
+from tests.support.crash_workloads import WORKLOADS, workload
+from tests.support.power_loss import REPLAY, Crashes, Workload
+
+STATES = 20_000  # distinct crash states in the default run
+
+
+@pytest.mark.parametrize("each", WORKLOADS, ids=lambda each: each.name)
+def test_p1_to_p5_hold_after_every_crash(each: Workload) -> None:
+    if REPLAY and not REPLAY.startswith(f"{each.name}/"):
+        pytest.skip("another crash is to be replayed")
+    states = Crashes(each).run(REPLAY)
+    assert REPLAY or states >= each.at_least
+
+
+def test_the_default_run_sees_enough_states() -> None:
+    assert sum(each.at_least for each in WORKLOADS) >= STATES
+
+
+@pytest.mark.parametrize("name", ["appends", "rotations", "acks", "compaction", "creation"])
+def test_a_disk_that_lies_about_every_sync_is_noticed(name: str) -> None:
+    def lies(_: Operation) -> bool:
+        return True
+
+    with pytest.raises(Broken, match=r"lost|forgotten|gone|acked"):
+        Crashes(workload(name), ignore=lies).run()

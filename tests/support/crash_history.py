@@ -1,0 +1,176 @@
+"""What a program was promised before a crash, and whether the log kept it.
+
+Acknowledged ⊆ recovered ⊆ submitted, in order; offsets never name two records; acks neither come back nor run ahead.
+
+A history is the list of marks that a `Life` left on its `CrashDisk`: before each call what was asked, right after it
+what was answered. Folding the marks gives `Expected`, which judges what a later life finds. It knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Mark = tuple[Any, ...]
+Records = Sequence[tuple[int, bytes]]
+
+
+class Broken(AssertionError):
+    """A promise was not kept."""
+
+
+def demand(kept: bool, words: str, *details: object) -> None:
+    """Raise Broken unless the promise was kept."""
+    if not kept:
+        raise Broken(" ".join([words, *map(str, details)]))
+
+
+@dataclass
+class Batch:
+    """The records of one call. `base` is None until it returned."""
+
+    payloads: tuple[bytes, ...]
+    base: int | None = None
+    durable: bool = False
+
+    @property
+    def records(self) -> list[tuple[int, bytes]]:
+        assert self.base is not None
+        return list(enumerate(self.payloads, self.base))
+
+
+@dataclass
+class Tracked:
+    """One consumer: what it was asked to ack, and what it answered. `start` is None until its registration returned."""
+
+    start: int | None = None
+    asked: set[int] = field(default_factory=set)
+    acked: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Expected:
+    """The sum of a history."""
+
+    batches: list[Batch] = field(default_factory=list)
+    shown: int = 0  # offsets below it were given out or shown
+    consumers: dict[str, Tracked] = field(default_factory=dict)
+    rejected: dict[int, bool | None] = field(default_factory=dict)  # offset to whether reject() returned
+
+    def fold(self, marks: Iterable[Mark]) -> Expected:
+        """Go on by these marks."""
+        for kind, *values in marks:
+            getattr(self, f"_{kind}")(*values)
+        return self
+
+    # What each mark means
+
+    def _submit(self, payloads: tuple[bytes, ...]) -> None:
+        self.batches.append(Batch(payloads))
+
+    def _returned(self, base: int, durable: bool) -> None:
+        batch = self.batches[-1]
+        batch.base, batch.durable = base, durable
+        self._shown(base + len(batch.payloads))
+
+    def _synced(self) -> None:
+        for batch in self.batches:
+            batch.durable = batch.base is not None
+
+    def _shown(self, next_offset: int) -> None:
+        self.shown = max(self.shown, next_offset)
+
+    def _settled(self, records: Records, durable_offset: int) -> None:
+        """An opening has decided what is in; from now on exactly that is the log."""
+        self.batches = [Batch((payload,), offset, offset < durable_offset) for offset, payload in records]
+
+    def _register(self, name: str) -> None:
+        self.consumers.setdefault(name, Tracked())
+
+    def _registered(self, name: str, start: int) -> None:
+        self.consumers[name].start = start
+
+    def _ack(self, name: str, offsets: Sequence[int]) -> None:
+        self.consumers[name].asked.update(offsets)
+        for offset in offsets:
+            if self.rejected.get(offset) is False:
+                self.rejected[offset] = None  # whether the rejection before it left a letter is not known
+
+    def _acked(self, name: str, offsets: Sequence[int]) -> None:
+        self.consumers[name].acked.update(offsets)
+
+    def _reject(self, name: str, offset: int) -> None:
+        self.consumers[name].asked.add(offset)
+        self.rejected.setdefault(offset, False)
+
+    def _rejected(self, name: str, offset: int) -> None:
+        self.consumers[name].acked.add(offset)
+        self.rejected[offset] = True
+
+    # What must hold
+
+    def may_be_reclaimed(self, offset: int) -> bool:
+        """Whether every registered consumer was asked to ack it, or began behind it."""
+        bound = [tracked for tracked in self.consumers.values() if tracked.start is not None]
+        return bool(bound) and all(offset in t.asked or offset < (t.start or 0) for t in bound)
+
+    def check_records(self, found: Records) -> None:
+        """P1 acknowledged is there, P2 batches are whole, P3 in order and nothing else, P4 at its offset."""
+        offsets = [offset for offset, _ in found]
+        demand(offsets == sorted(set(offsets)), "offsets do not ascend:", offsets)
+        held = dict(found)
+        lost_before = None  # of what was not durable: from the first that is lost on, all must be
+        for batch in self.batches:
+            if batch.base is None:
+                in_flight = [(offset, held.pop(offset)) for offset in sorted(held) if offset >= self.shown]
+                payloads = tuple(payload for _, payload in in_flight)
+                demand(payloads in ((), batch.payloads), "the batch in flight is neither in nor out:", in_flight)
+                dense = not in_flight or in_flight[-1][0] - in_flight[0][0] + 1 == len(in_flight)
+                demand(dense, "the batch in flight is torn apart:", in_flight)
+                demand(lost_before is None or not in_flight, "in, though an earlier one is lost:", in_flight)
+                continue
+            there = [held.pop(offset, None) for offset, _ in batch.records]
+            gone = [offset for (offset, _), payload in zip(batch.records, there, strict=True) if payload is None]
+            wrong = [
+                (offset, payload, stored)
+                for (offset, payload), stored in zip(batch.records, there, strict=True)
+                if stored is not None and stored != payload
+            ]
+            demand(not wrong, "another payload than was submitted:", wrong)
+            kept = [offset for offset in gone if not self.may_be_reclaimed(offset)]
+            if batch.durable:
+                demand(not kept, "acknowledged and lost:", kept)
+            elif kept:
+                demand(len(gone) == len(there), "half a batch is lost:", gone)
+                lost_before = lost_before or batch
+            else:
+                demand(lost_before is None or bool(gone), "in, though an earlier one is lost:", batch.records)
+        demand(not held, "never submitted, or lost at an earlier opening:", held)
+
+    def check_next_offset(self, offset: int) -> None:
+        demand(offset >= self.shown, f"offset {offset} goes to a new record, but all below {self.shown} were shown")
+
+    def check_consumers(self, names: Iterable[str]) -> None:
+        known = set(names)
+        lost = [n for n, tracked in self.consumers.items() if tracked.start is not None and n not in known]
+        demand(not lost, "registered and forgotten:", lost)
+        demand(known <= set(self.consumers), "never registered:", known)
+
+    def check_unacked(self, name: str, start: int, unacked: Iterable[int], records: Records) -> None:
+        """P5: not handled is exactly what was not acked, but for the one ack that was under way."""
+        tracked = self.consumers[name]
+        left = set(unacked)
+        again = left & tracked.acked
+        demand(not again, f"acked by {name!r} and given out again:", sorted(again))
+        first = start if tracked.start is None else tracked.start
+        passed = {offset for offset, _ in records if offset >= first} - left - tracked.asked
+        demand(not passed, f"never acked by {name!r} and taken for handled:", sorted(passed))
+
+    def check_letters(self, offsets: Sequence[int], handled: Iterable[int]) -> None:
+        """Each diverted record is kept exactly once, and before it counts as handled."""
+        demand(len(offsets) == len(set(offsets)), "kept twice in the dead letters:", offsets)
+        demand(set(offsets) <= set(self.rejected), "dead letters that nobody wrote:", offsets)
+        passed = set(handled)
+        done = {o for o, returned in self.rejected.items() if returned or (returned is False and o in passed)}
+        demand(done <= set(offsets), "rejected, handled, and not in the dead letters:", sorted(done - set(offsets)))

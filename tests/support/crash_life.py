@@ -1,0 +1,161 @@
+"""One life of a program that uses a log on a `CrashDisk`, between opening and crash; it writes down its history.
+
+Every call is marked on the disk right before it is made and right after it returned, see `crash_history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import seglog
+from seglog.model import Gap
+from seglog.testing import CrashDisk, ManualClock
+from seglog.verify import verify
+from tests.support.crash_history import Expected, demand
+
+PATH = "srv/spool"
+SMALL = {"segment_bytes": 4096}
+
+
+class Life:
+    """Opens the log at once. `seed` makes this life's random bytes; no two lives of one history may share it."""
+
+    def __init__(self, disk: CrashDisk, seed: int, path: str = PATH, **options: Any) -> None:
+        self.disk = disk
+        self.path = path
+        self.options = {**SMALL, **options}
+        self.lives = [seed, 0]
+        self.names: list[str] = []  # consumers, as this life found them
+        self.log: seglog.Log[bytes] = self._open()
+
+    def _open(self) -> seglog.Log[bytes]:
+        self.lives[1] += 1
+        clock = ManualClock(seed=self.lives[0] * 1000 + self.lives[1])
+        return seglog.open(self.path, disk=self.disk, clock=clock, **self.options)
+
+    @property
+    def always(self) -> bool:
+        return "durability" not in self.options
+
+    def append(self, payload: bytes) -> int:
+        self.disk.mark(("submit", (payload,)))
+        offset = self.log.append(payload)
+        self.disk.mark(("returned", offset, self.always))
+        return offset
+
+    def append_many(self, payloads: Sequence[bytes]) -> range:
+        self.disk.mark(("submit", tuple(payloads)))
+        offsets = self.log.append_many(payloads)
+        self.disk.mark(("returned", offsets.start, self.always))
+        return offsets
+
+    def sync(self) -> None:
+        self.log.sync()
+        self.disk.mark(("synced",))
+
+    def show(self) -> None:
+        """Somebody looks at the next offset."""
+        self.disk.mark(("shown", self.log.next_offset))
+
+    def register(self, name: str) -> None:
+        self.disk.mark(("register", name))
+        self.log.consumer(name)
+        self.disk.mark(("registered", name, 0))
+
+    def ack(self, name: str, *offsets: int) -> None:
+        consumer = self.log.consumer(name)
+        self.disk.mark(("ack", name, offsets))
+        consumer.ack(*offsets)
+        self.disk.mark(("acked", name, offsets))
+
+    def reject(self, name: str, offset: int) -> None:
+        consumer = self.log.consumer(name)
+        self.disk.mark(("reject", name, offset))
+        consumer.reject(offset, reason="test")
+        self.disk.mark(("rejected", name, offset))
+
+    def compact(self) -> None:
+        self.log.compact()  # what may be gone after it follows from the acks
+
+    def close(self) -> None:
+        self.log.close()
+        if not self.always:
+            self.disk.mark(("synced",))  # closing syncs, in every durability class
+
+    def reopen(self, **options: Any) -> None:
+        self.close()
+        self.options.update(options)
+        self.log = self._open()
+
+    def die(self) -> None:
+        """Close every file and write nothing, as the kernel does for a dead process. After close() it is a no-op."""
+        self.log._after_fork()
+
+    def kill(self, **options: Any) -> None:
+        """The process dies, the machine does not; another process goes on. What was appended is what it finds."""
+        self.die()
+        self.options.update(options)
+        self.log = self._open()
+
+    def settle(self) -> list[tuple[int, bytes]]:
+        """Read all there is; whatever was in flight before is decided now, for ever."""
+        gaps: list[Gap] = []
+        records = [(m.offset, m.payload) for m in self.log.read(on_gap=gaps.append)]
+        demand(all(gap.reason in ("skipped", "purged") for gap in gaps), "gaps:", gaps)
+        self.disk.mark(("settled", tuple(records), self.log.durable_offset))
+        self.show()
+        return records
+
+    def next_life(self, expected: Expected) -> list[tuple[int, bytes]]:
+        """Everything that the history promises to the program that opens the log after the crash."""
+        expected.check_next_offset(self.log.next_offset)
+        records = self.settle()
+        expected.check_records(records)
+        handled: set[int] = set()
+        self.names = list(self.log.consumers())
+        expected.check_consumers(self.names)
+        for name in self.names:
+            consumer = self.log.consumer(name)
+            self.disk.mark(("registered", name, 0))
+            unacked = [m.offset for m in consumer.unacked()]
+            expected.check_unacked(name, 0, unacked, records)
+            handled.update(offset for offset, _ in records if offset not in unacked)
+        if expected.rejected:
+            expected.check_letters([letter.offset for letter in self.log.dead_letters], handled)
+        return records
+
+    def work_on(self, expected: Expected) -> None:
+        """A little of everything, as the program would go on after the crash."""
+        for number in range(2):
+            offset = self.append(f"after life {self.lives[0]}: {number}".encode())
+            expected.check_next_offset(offset)
+        for name in self.names:
+            message = self.log.consumer(name).receive()
+            if message is not None:
+                self.ack(name, message.offset)
+        self.close()
+
+
+def looked_at(disk: CrashDisk, path: str) -> list[tuple[int, bytes]]:
+    """What a reader beside the writer sees before anybody recovers the log."""
+    try:
+        log = seglog.open(path, mode="r", disk=disk, clock=ManualClock())
+    except seglog.LogNotFound:
+        return []
+    try:
+        return [(m.offset, m.payload) for m in log.read(on_gap=lambda gap: None)]
+    finally:
+        log.close()
+
+
+def verified(disk: CrashDisk, path: str, expected: Expected) -> None:
+    """P7 and P8: a crash is no damage, and verify changes nothing."""
+    before = len(disk.journal)
+    try:
+        report = verify(path, disk=disk)
+    except seglog.LogNotFound:
+        demand(not any(batch.durable for batch in expected.batches), "the whole directory is gone")
+        return
+    demand(report.ok and not report.acknowledged_loss, "verify:", report)
+    demand(len(disk.journal) == before, "verify wrote:", disk.journal[before:])

@@ -1,0 +1,286 @@
+"""Small programs that use a log, each for one thing that must survive a crash (see `power_loss`)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from seglog.testing import CrashDisk
+from tests.support.crash_life import Life
+from tests.support.power_loss import Start, Workload
+
+ZSTD: dict[str, Any] = {"compression": "zstd"}
+NEVER: dict[str, Any] = {"durability": "never"}
+INTERVAL: dict[str, Any] = {"durability": "interval", "sync_interval": 3600.0}  # nothing but our own sync()
+
+
+def text(number: int, size: int = 200) -> bytes:
+    """A payload of its own, without any zero byte."""
+    return (b"<%d>" % number * (size // 3 + 1))[:size]
+
+
+def noise(number: int, size: int) -> bytes:
+    """A payload of its own that does not compress."""
+    return random.Random(number).randbytes(size)
+
+
+def made(**options: Any) -> Start:
+    """A log that was made and closed, so that a workload is not crashed in the creation once more."""
+    disk = CrashDisk()
+    Life(disk, 7, **options).log.close()
+    return next(disk.images(len(disk.journal), rng=random.Random(0), subsets=0)), []
+
+
+def creation(life: Life) -> None:
+    life.append(text(0))
+    life.close()
+
+
+def one_append(life: Life) -> None:
+    life.append(text(0))
+    life.close()
+
+
+def appends(life: Life) -> None:
+    for number in range(6):
+        life.append(text(number, 50 + 170 * number))
+    life.close()
+
+
+def appends_many(life: Life) -> None:
+    life.append_many([text(0), text(1), text(2)])
+    life.append(text(3))
+    life.append_many([text(number, 600) for number in range(4, 8)])
+    life.append_many([text(8, 20)])
+    life.close()
+
+
+def rotations(life: Life) -> None:
+    for number in range(7):
+        life.append(text(number, 1500))
+    life.append_many([text(number, 1800) for number in range(7, 10)])  # more than a segment
+    life.append(text(10))
+    life.close()
+
+
+def acks(life: Life) -> None:
+    life.register("uploader")
+    for number in range(4):
+        life.append(text(number))
+        life.ack("uploader", number)
+    life.close()
+
+
+def scattered_acks(life: Life) -> None:
+    life.register("uploader")
+    life.append_many([text(number) for number in range(8)])
+    life.ack("uploader", 5)
+    life.register("archive")
+    life.ack("uploader", 1, 2)
+    life.ack("archive", 0, 7)
+    life.ack("uploader", 0)
+    life.append(text(8))
+    life.ack("archive", 3)
+    life.ack("uploader", 3, 4, 6, 7, 8)
+    life.close()
+
+
+def compaction_at_rotation(life: Life) -> None:
+    life.register("uploader")
+    for number in range(9):
+        offset = life.append(text(number, 1700))
+        if number != 4:
+            life.ack("uploader", offset)
+    life.ack("uploader", 4)
+    life.append(text(9, 1700))
+    life.close()
+
+
+def compaction(life: Life) -> None:
+    for number in range(7):
+        life.append(text(number, 1700))
+    life.register("uploader")
+    life.ack("uploader", 3, 4, 5)  # a whole segment in the middle
+    life.compact()
+    life.ack("uploader", 0, 1)
+    life.compact()
+    life.append(text(8, 1700))
+    life.ack("uploader", 2)
+    life.compact()
+    life.close()
+
+
+def reclaiming_many(life: Life) -> None:
+    """Several segments go at once; any of them may come back."""
+    for number in range(10):
+        life.append(text(number, 1700))
+    life.register("uploader")
+    life.ack("uploader", *range(7))
+    life.compact()
+    life.ack("uploader", 7, 8, 9)
+    life.compact()
+    life.append(text(10))
+    life.close()
+
+
+def many_consumers(life: Life) -> None:
+    """The register is longer than a sector."""
+    for number in range(9):
+        life.register(f"consumer-with-a-name-as-long-as-names-may-be-{number:019}")
+    life.append(text(0))
+    life.ack("consumer-with-a-name-as-long-as-names-may-be-" + "0" * 19, 0)
+    life.close()
+
+
+def reopening(life: Life) -> None:
+    life.append(text(0))
+    life.append(text(1))
+    life.reopen()
+    life.append(text(2, 900))
+    life.reopen(segment_bytes=8192)
+    life.reopen()
+    life.append(text(3))
+    life.close()
+
+
+def killed_and_reopened(life: Life) -> None:
+    """The process dies twice, in the middle of things; the machine goes on."""
+    life.append(text(0))
+    life.kill()
+    life.append_many([text(1), text(2)])
+    life.append(text(3, 3500))
+    life.kill()
+    life.append(text(4))
+    life.close()
+
+
+def compressed(life: Life) -> None:
+    life.append_many([text(number, 3000) for number in range(6)])
+    life.append_many([noise(6, 700), noise(7, 900)])
+    life.append(text(8, 8000))
+    life.append(noise(9, 2600))
+    life.append_many([text(number, 500) for number in range(10, 14)])
+    life.close()
+
+
+def unsynced(life: Life) -> None:
+    for number in range(3):
+        life.append(text(number, 700))
+    life.sync()
+    life.append_many([text(3), text(4)])
+    life.append(text(5, 1100))
+    life.show()
+    life.append(text(6, 3000))  # opens the next segment
+    life.append(text(7))
+    life.sync()
+    life.append(text(8))
+    life.close()
+
+
+def zeros(life: Life) -> None:
+    life.append(b"")
+    life.append(bytes(1600))
+    life.append_many([b"", bytes(700), b""])
+    life.append(text(5, 300) + bytes(1024) + text(5, 300))
+    life.append(bytes(1))
+    life.append_many([bytes(512)] * 3)
+    life.close()
+
+
+def rejects(life: Life) -> None:
+    life.register("uploader")
+    life.append_many([text(number) for number in range(4)])
+    life.reject("uploader", 1)
+    life.ack("uploader", 0)
+    life.reject("uploader", 2)
+    life.close()
+
+
+def closing(life: Life) -> None:
+    """Close markers, with something and with nothing before them."""
+    life.reopen()
+    life.append(text(0))
+    life.reopen()
+    life.append(text(1))
+    life.close()
+
+
+def killed_in_a_write() -> Start:
+    """What a process leaves that was killed with a batch written and not synced: recovery has something to copy."""
+    return _crashed(last=("write", 1), label="killed")
+
+
+def torn_in_a_write() -> Start:
+    """What is left of a batch when power fails in its write: recovery has something to cut."""
+    return _crashed(last=("write", 1), label="first 3 of")
+
+
+def killed_in_a_rotation() -> Start:
+    """The next segment has its name, and the name is not durable."""
+    return _crashed(last=("rename", 1), label="killed")
+
+
+def killed_unsynced() -> Start:
+    """A process that never syncs is killed; what it wrote was shown, and is in the page cache only."""
+    return _crashed(last=("write", 1), label="killed", **NEVER)
+
+
+def _crashed(last: tuple[str, int], label: str, **options: Any) -> Start:
+    """A log that was crashed right behind the last operation of this kind in `segments/`."""
+    disk = made(**options)[0].disk()
+    life = Life(disk, 8, **options)
+    life.append(text(0))
+    life.append_many([text(1), text(2, 2000)])
+    life.append(text(3, 2900))
+    kind, behind = last
+    steps = [step for step, op in enumerate(disk.journal) if op.kind == kind and "/segments/" in op.path]
+    step = steps[-1] + behind
+    image = next(image for image in disk.images(step, rng=random.Random(0)) if label in image.label)
+    life.die()
+    return image, disk.marks(step)
+
+
+def recovery(life: Life) -> None:
+    """Opening recovers whatever was left; then a life as any other."""
+    life.settle()
+    life.append(text(20))
+    life.close()
+
+
+def recovery_of_unsynced(life: Life) -> None:
+    life.settle()
+    life.append(text(20))
+    life.sync()
+    life.close()
+
+
+WORKLOADS = [
+    Workload("creation", creation, path="srv/data/app/spool", at_least=380),
+    Workload("one_append", one_append, start=made, every_again=True, at_least=550),
+    Workload("appends", appends, start=made, at_least=390),
+    Workload("appends_many", appends_many, start=made, at_least=320),
+    Workload("rotations", rotations, start=made, again=2, at_least=2610),
+    Workload("acks", acks, start=made, at_least=500),
+    Workload("scattered_acks", scattered_acks, start=made, at_least=640),
+    Workload("compaction_at_rotation", compaction_at_rotation, start=made, again=1, at_least=1240),
+    Workload("compaction", compaction, start=made, again=1, at_least=2140),
+    Workload("reclaiming_many", reclaiming_many, start=made, again=1, at_least=3330),
+    Workload("many_consumers", many_consumers, start=made, again=1, at_least=680),
+    Workload("reopening", reopening, start=made, at_least=370),
+    Workload("killed_and_reopened", killed_and_reopened, start=made, at_least=640),
+    Workload("compressed", compressed, ZSTD, start=made, at_least=960),
+    Workload("never", unsynced, NEVER, start=lambda: made(**NEVER), at_least=1510),
+    Workload("interval", unsynced, INTERVAL, start=lambda: made(**INTERVAL), at_least=1510),
+    Workload("zeros", zeros, start=made, at_least=560),
+    Workload("rejects", rejects, start=made, at_least=680),
+    Workload("closing", closing, start=made, at_least=210),
+    Workload("recovery_of_a_copy", recovery, start=killed_in_a_write, at_least=1150),
+    Workload("recovery_of_a_torn_tail", recovery, start=torn_in_a_write, every_again=True, at_least=890),
+    Workload("recovery_of_unsynced", recovery_of_unsynced, NEVER, start=killed_unsynced, at_least=1360),
+    Workload("recovery_in_a_rotation", recovery, start=killed_in_a_rotation, every_again=True, at_least=1090),
+]
+
+
+def workload(name: str) -> Workload:
+    """The workload of that name."""
+    return next(each for each in WORKLOADS if each.name == name)
