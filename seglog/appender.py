@@ -173,10 +173,10 @@ class Appender:
         try:
             # After the sync, so that it never claims too much; unsynced, as an old hint is still true.
             self._lock.write_hint(header.segment_id, position, offset, header.salt, self._boot_id)
-            if writer.preallocated:
-                # Once per preallocation step: bounds what recovery must walk after a power cut.
+            if writer.hint_due:
+                # Once in a while: bounds what recovery must walk after a power cut.
                 self._lock.sync()
-                writer.preallocated = False
+                writer.hint_due = False
         except OSError as error:
             logger.warning("the hint could not be written (%s); recovery will read more, nothing is lost", error)
         self.seen = Seen(header.segment_id, position, offset)

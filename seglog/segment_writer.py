@@ -19,6 +19,7 @@ from seglog.format.segment_header import SegmentHeader, encode_segment_header
 
 PREALLOCATION_MIN = 64 * 1024
 PREALLOCATION_MAX = 1024 * 1024  # the sync behind a step waits for its zeros: 3 ms here, with 8 MiB it was 30
+HINT_EVERY_BYTES = 8 * 1024 * 1024  # how often the owner is asked to make the hint durable: that is a sync, too
 INDEX_EVERY_BYTES = 256 * 1024
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -60,7 +61,8 @@ class SegmentWriter:
         self.index: list[IndexEntry] = []
         self.first_time_ns = 0
         self.last_time_ns = 0
-        self.preallocated = False  # since the last look: the owner then makes the hint durable
+        self.hint_due = False  # the owner then makes the hint durable
+        self._hint_at = 0  # how far may be allocated until that is due
         self._allocated = allocated
         self._segment_bytes = segment_bytes
         self._step = PREALLOCATION_MIN
@@ -169,7 +171,9 @@ class SegmentWriter:
                 continue
             self._allocated += length
             self._step = min(2 * self._step, PREALLOCATION_MAX)
-            self.preallocated = True
+            if self._allocated > self._hint_at:
+                self.hint_due = True
+                self._hint_at = self._allocated + HINT_EVERY_BYTES
             return
 
     def cut_back(self) -> None:
