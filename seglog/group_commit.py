@@ -44,18 +44,19 @@ class Ticket:
         self.turn: threading.Lock | None = None  # taken; released when done, or to lead
 
     def settle(self, error: BaseException | None = None) -> None:
-        """Say the outcome, once."""
+        """Say the outcome, once; again after an interrupt says what was not said yet."""
         if self.done:
             return
         self.error = error
+        future = self.future
+        if future is not None and not future.done() and (future.running() or future.set_running_or_notify_cancel()):
+            if error is None:
+                future.set_result(self.base_offset)
+            else:
+                future.set_exception(error)
         self.done = True
         if self.turn is not None and self.turn.locked():
             self.turn.release()
-        if self.future is not None and self.future.set_running_or_notify_cancel():
-            if error is None:
-                self.future.set_result(self.base_offset)
-            else:
-                self.future.set_exception(error)
 
 
 class GroupCommit:
@@ -70,6 +71,7 @@ class GroupCommit:
         self._helper: threading.Thread | None = None
         self._wake = threading.Semaphore(0)
         self._closed = False
+        self._ended = False
 
     def commit(self, ticket: Ticket) -> None:
         """Returns when the ticket is settled; raises its error."""
@@ -97,45 +99,58 @@ class GroupCommit:
         """Until the ticket is settled or it is its turn to lead."""
         assert ticket.turn is not None
         while not ticket.turn.acquire(timeout=_WATCH_SECONDS):
-            leader = self._leader
-            if leader is None or leader.leader is None or leader.leader.is_alive():
-                continue
-            with self._mutex:  # the leading thread died without a word
-                if self._leader is leader:
-                    leader.settle(LogFailed(5, "the thread that led this commit died; reopen the log"))
-                    self._pass_on()
+            if ticket.done or self._leader is ticket:
+                return  # whoever was to wake us was interrupted
+            with self._mutex:
+                self._look_after_the_leader()
+
+    def _look_after_the_leader(self) -> None:
+        """Under the mutex: nobody may wait for one who does nothing any more."""
+        leader = self._leader
+        if leader is None:
+            self._pass_on()
+        elif leader.leader is not None and not leader.leader.is_alive():
+            leader.settle(LogFailed(5, "the thread that led this commit died; reopen the log"))
+            self._pass_on()
+        elif leader.leader is None and leader.turn is None:
+            self._wake.release()
 
     def _lead(self, own: Ticket) -> None:
         own.leader = threading.current_thread()
         tickets = [own]
-        if self._queue:
-            size = own.size
-            with self._mutex:
-                while self._queue and size + self._queue[0].size <= self._max_bytes:
-                    size += self._queue[0].size
-                    tickets.append(self._queue.popleft())
+        failure: Exception | None = None
         try:
-            self._write(tickets)
-        except Exception as error:
-            own.leader = None
+            if self._queue:
+                self._take_along(tickets)
+            try:
+                self._write(tickets)
+            except Exception as error:
+                failure = error
             self._release(own)
-            for ticket in tickets:
-                ticket.settle(error)
-            return
+            if len(tickets) > 1 or own.future is not None:
+                for ticket in tickets:
+                    ticket.settle(failure)
+            own.error = failure
+            own.done = True
         except BaseException as interrupt:
-            failure = LogFailed(
-                5, f"the commit was interrupted by {type(interrupt).__name__}; its outcome is not known"
-            )
+            unknown = LogFailed(5, f"interrupted by {type(interrupt).__name__}: this append is in or out")
             for ticket in tickets:
-                if ticket is not own:
-                    ticket.settle(None if ticket.base_offset >= 0 else failure)
+                if ticket is not own or own.future is not None:
+                    ticket.settle(failure or (None if ticket.base_offset >= 0 else unknown))
             raise
-        self._release(own)
-        own.done = True
-        if len(tickets) > 1 or own.future is not None:
-            own.done = False
-            for ticket in tickets:
-                ticket.settle()
+
+    def _take_along(self, tickets: list[Ticket]) -> None:
+        """Add what is queued, as far as it fits. Out of the queue last: an interrupt must not lose a ticket."""
+        size = tickets[0].size
+        with self._mutex:
+            while self._queue:
+                ticket = self._queue[0]
+                if ticket is not tickets[0] and not ticket.done:
+                    if size + ticket.size > self._max_bytes:
+                        return
+                    size += ticket.size
+                    tickets.append(ticket)
+                self._queue.popleft()
 
     def _release(self, own: Ticket) -> None:
         with self._mutex:
@@ -143,24 +158,27 @@ class GroupCommit:
                 self._pass_on()
 
     def _pass_on(self) -> None:
-        """Under the mutex: the first in the queue leads next."""
+        """Under the mutex: the first in the queue that is not settled leads next."""
+        while self._queue and self._queue[0].done:
+            self._queue.popleft()
         if not self._queue:
             self._leader = None
             return
-        following = self._queue.popleft()
-        self._leader = following
+        following = self._leader = self._queue[0]
+        self._queue.popleft()
         if following.turn is not None:
-            following.turn.release()
+            if following.turn.locked():
+                following.turn.release()
         else:
             self._wake.release()  # submitted: the helper leads for it
 
     def _abandon(self, ticket: Ticket) -> None:
-        """The caller is leaving by an exception: if it was to lead, somebody else must."""
+        """The caller is leaving: if it was to lead, somebody else must."""
         with self._mutex:
+            if ticket in self._queue:
+                self._queue.remove(ticket)
             if self._leader is ticket:
                 self._pass_on()
-            elif ticket in self._queue:
-                self._queue.remove(ticket)
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket whose future tells the outcome; a helper thread leads where nobody else does."""
@@ -168,8 +186,9 @@ class GroupCommit:
             if self._closed:
                 raise LogClosed("the log is closed")
             if self._helper is None:
-                self._helper = threading.Thread(target=self._help, name="seglog-commit", daemon=True)
-                self._helper.start()
+                helper = threading.Thread(target=self._help, name="seglog-commit", daemon=True)
+                helper.start()
+                self._helper = helper
             if self._leader is None:
                 self._leader = ticket
                 self._wake.release()
@@ -177,24 +196,25 @@ class GroupCommit:
                 self._queue.append(ticket)
 
     def _help(self) -> None:
+        """Lead for submitted tickets. Looks now and then too: whoever was to wake it may have been interrupted."""
         while True:
-            self._wake.acquire()
+            self._wake.acquire(timeout=_WATCH_SECONDS)
             with self._mutex:
                 ticket = self._leader
                 if ticket is None and self._closed:
                     return
-            if ticket is None or ticket.future is None or ticket.done:
-                continue
+                if ticket is None or ticket.future is None or ticket.leader is not None:
+                    continue
+                ticket.leader = threading.current_thread()
             try:
                 self._lead(ticket)
             except BaseException as error:
                 ticket.settle(LogFailed(5, f"the commit was interrupted by {type(error).__name__}"))
                 self._abandon(ticket)
 
-    def exclusively(self, action: Callable[[], None]) -> None:
-        """Run `action` as the leader, with no commit under way. Raises what it raises."""
-        ticket = Ticket((), None, 0)
-        ticket.extras = None
+    def exclusively(self, action: Callable[[], None], *, last: bool = False) -> None:
+        """Run `action` as the leader, with no commit under way; first of all that is queued, or last."""
+        ticket = Ticket((), None, self._max_bytes + 1)  # so large that no other leader takes it along
         ticket.turn = threading.Lock()
         ticket.turn.acquire()
         try:
@@ -202,35 +222,28 @@ class GroupCommit:
                 mine = self._leader is None
                 if mine:
                     self._leader = ticket
+                elif last:
+                    self._queue.append(ticket)
                 else:
                     self._queue.appendleft(ticket)
-                    ticket.size = self._max_bytes + 1  # never taken along by another leader
             if not mine:
                 self._wait(ticket)
             ticket.leader = threading.current_thread()
             action()
-        finally:
             self._abandon(ticket)
+        except BaseException:  # not `finally`: an interrupt may strike in the line above
+            self._abandon(ticket)
+            raise
 
     def close(self, action: Callable[[], None]) -> None:
-        """Refuse new commits, finish those that are queued, run `action` last."""
+        """Refuse new commits, finish those that are queued, run `action` last; whoever comes second waits for that."""
+
+        def once() -> None:
+            if not self._ended:
+                self._ended = True
+                action()
+
         with self._mutex:
-            if self._closed:
-                return
             self._closed = True
-        ticket = Ticket((), None, self._max_bytes + 1)
-        ticket.turn = threading.Lock()
-        ticket.turn.acquire()
-        with self._mutex:
-            mine = self._leader is None
-            if mine:
-                self._leader = ticket
-            else:
-                self._queue.append(ticket)
-        if not mine:
-            self._wait(ticket)
-        try:
-            action()
-        finally:
-            self._abandon(ticket)
-            self._wake.release()
+        self.exclusively(once, last=True)
+        self._wake.release()

@@ -354,10 +354,8 @@ class Log(Generic[T]):
         Closes the log's consumers. Raises LogFailed if the last sync failed.
         """
         with self._lock:
-            if self._closed:
-                return
-            if self._forked:
-                self._abandon()
+            if self._closed or self._forked:
+                self._abandon()  # all of it again: an interrupt may have struck in the middle
                 return
             self._stop_syncing.set()
             self._roster.close()

@@ -169,8 +169,11 @@ class LocalFile:
         # Not LOCK_UN: a forked child shares the parent's lock, and closing its copy must not drop it.
         fd, self._fd = self._fd, _CLOSED
         if fd != _CLOSED:
-            with _naming(self._path):
+            try:  # no call before this one: an interrupt there would leak the descriptor, and the lock with it
                 os.close(fd)
+            except OSError as error:
+                error.filename = self._path
+                raise
 
     def __del__(self) -> None:
         self.close()
@@ -291,8 +294,11 @@ class LocalDirectory:
     def close(self) -> None:
         fd, self._fd = self._fd, _CLOSED
         if fd != _CLOSED:
-            with _naming(self.path):
+            try:
                 os.close(fd)
+            except OSError as error:
+                error.filename = self.path
+                raise
 
     def __del__(self) -> None:
         self.close()
