@@ -113,13 +113,9 @@ class Appender:
         if self._must_rotate(writer, batch_length(size, count), count):
             writer = self.rotate()
         try:
-            base = writer.write(records, self._clock.time_ns(), flags)
+            base = self._write(writer, records, flags)
         except OSError as error:
-            self._undo(writer, error)
             raise storage_error(error, f"append of {count} records ({size} bytes) was not accepted") from error
-        except BaseException as error:
-            self._fail(f"a write was interrupted ({type(error).__name__})")
-            raise
         self.next_offset = writer.next_offset
         if self._options.durability == "always" or self._marked:
             # In every class once: were a close marker still the last thing on disk when power fails, the next opening
@@ -142,6 +138,20 @@ class Appender:
             or header.max_record_bytes < options.max_record_bytes
             or header.max_batch_bytes < options.max_batch_bytes
         )
+
+    def _write(self, writer: SegmentWriter, records: Sequence[bytes], flags: int = 0) -> int:
+        """Write a batch and return its base. After OSError it is not in the log; after anything else nobody knows."""
+        try:
+            try:
+                return writer.write(records, self._clock.time_ns(), flags)
+            except OSError as error:
+                self._undo(writer, error)
+                raise
+        except OSError:
+            raise
+        except BaseException as error:
+            self._fail(f"a write was interrupted ({type(error).__name__})")
+            raise
 
     def _undo(self, writer: SegmentWriter, error: OSError) -> None:
         try:
@@ -191,9 +201,10 @@ class Appender:
             return
         self._sync(writer)
         try:
-            writer.write((), self._clock.time_ns())
-        except OSError as error:
-            self._undo(writer, error)
+            self._write(writer, ())
+        except LogFailed:
+            raise
+        except OSError:
             return
         self._sync(writer)
 
@@ -214,12 +225,16 @@ class Appender:
             new = SegmentWriter.create(
                 self._catalog.segments, header, (), segment_bytes=self.segment_bytes, compress=self.compression
             )
+            self._writer = new
         except LogFailed as error:
             self._fail(str(error))
             raise
         except OSError as error:
             raise storage_error(error, "a new segment could not be made; nothing was accepted") from error
-        self._writer = new
+        except BaseException as error:
+            # The successor may be there, and says where this segment ends: nothing more may be appended to it.
+            self._fail(f"a rotation was interrupted ({type(error).__name__})")
+            raise
         self._catalog.add(new.name)
         self._publish(new)
         try:

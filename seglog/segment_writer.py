@@ -87,7 +87,6 @@ class SegmentWriter:
         if name + TEMPORARY in directory.list():
             directory.unlink(name + TEMPORARY)  # left by a failed attempt
         file = directory.open(name + TEMPORARY, write=True, create=True)
-        named = False
         try:
             start = Mark(L.DATA_START, header.base_offset)
             made = cls(file, header, start, allocated=0, segment_bytes=segment_bytes, compress=compress)
@@ -104,17 +103,20 @@ class SegmentWriter:
             # Content before name: a rename that survives a power cut must not lead to an unwritten header.
             file.sync()
             directory.rename(name + TEMPORARY, name)
-            named, file.name = True, name
+            file.name = name
             # Until this returns a power cut may take the name back, so nothing in here may be acknowledged.
             directory.sync()
-        except BaseException as error:
+        except Exception as error:
             file.close()
-            if named:
-                # The new name may or may not survive: which segment is the last one is not known any more.
+            if _may_be_there(directory, name):
+                # Renamed, and it may or may not survive: which segment is the last one is not known any more.
                 raise LogFailed(
                     errno.EIO, f"the name of a new segment could not be made durable: {error}", name
                 ) from error
             directory.unlink(name + TEMPORARY)
+            raise
+        except BaseException:
+            file.close()  # interrupted: the owner appends no more, and the next opening looks at what is there
             raise
         made.durable = end
         return made
@@ -202,3 +204,11 @@ class SegmentWriter:
 
     def close(self) -> None:
         self.file.close()
+
+
+def _may_be_there(directory: Directory, name: str) -> bool:
+    """Whether the name is there, or cannot be looked for."""
+    try:
+        return name in directory.list()
+    except OSError:
+        return True
