@@ -240,6 +240,20 @@ class Catalog:
                 self._waypoints.popitem(last=False)
         return place
 
+    def settle(self) -> None:
+        """Set aside what is no end of this log: last segments of other logs, or under a name that is not theirs."""
+        while self.names and self.facts(self.names[-1]).foreign:
+            self.exclude(self.names[-1])
+
+    def reclaimed(self, name: SegmentName, meta: MetaState) -> bool:
+        """Whether this is a segment that was given back, and whose unlinking did not survive a crash."""
+        following = self.after(name)
+        if following is None:
+            return False
+        if name.base_offset < meta.start_offset and following.base_offset <= meta.start_offset:
+            return True
+        return any(gone.first_id <= name.segment_id <= gone.last_id for gone in meta.removed)
+
     def records_before(self, offset: int) -> int:
         """How many records were ever given an offset below this one, by the segments' own count."""
         index = self.index_of(offset)

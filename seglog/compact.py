@@ -42,11 +42,11 @@ class _Compaction:
         self.registry = registry
         self.meta = registry.meta.state
         self.consumers = registry.names()
-        self.states = read_cursors(registry.cursors)
+        self.states = read_cursors(registry.cursors, registry.meta.log_id)
 
     def run(self) -> CompactReport:
         names = self.catalog.refresh()
-        left = [self._leftover(name) for name in names]
+        left = [self.catalog.reclaimed(name, self.meta) for name in names]
         pinned: list[PinnedSegment] = []
         removable: list[tuple[SegmentName, int]] = []  # with its end offset
         for name, gone in zip(names, left, strict=True):
@@ -61,17 +61,6 @@ class _Compaction:
                 removable.append((name, end))
         removed, size = self._remove(removable) if removable else (0, 0)
         return CompactReport(removed, size, self.registry.meta.state.start_offset, tuple(pinned))
-
-    def _leftover(self, name: SegmentName) -> bool:
-        """Reclaimed earlier, but the unlink did not survive a crash."""
-        following = self.catalog.after(name)
-        if (
-            following is not None
-            and following.base_offset <= self.meta.start_offset
-            and (name.base_offset < self.meta.start_offset)
-        ):
-            return True
-        return any(gone.first_id <= name.segment_id <= gone.last_id for gone in self.meta.removed)
 
     def _pins(self, name: SegmentName) -> tuple[tuple[str, ...], int]:
         """What keeps the segment, and its end offset."""

@@ -12,6 +12,7 @@ from seglog.format import layout as L
 from seglog.format.cursor_state import CursorState
 from seglog.format.hint import Hint
 from seglog.format.meta_state import MetaState
+from seglog.format.names import SegmentName
 from seglog.format.segment_header import SegmentHeader
 from seglog.options import DURABILITIES
 from seglog.recovery import Ending
@@ -96,3 +97,44 @@ class Continuation:
         jumped = empty and L.JUMP_REASONS[self.header.jump_reason] == "cursor"
         if unreadable and not jumped:
             target.base, target.reason = target.base + JUMP, "cursor"
+
+
+def without_segments(meta: MetaState | None, hint: Hint | None, states: dict[str, CursorState | None]) -> Target:
+    """No segment is listed: where a new log begins; or, where somebody remembers more, one that lost them all."""
+    known, numbers = [0], [-1]
+    lost = meta is not None  # it is made last
+    if meta is not None:
+        known.append(meta.start_offset)
+        numbers += [removed.last_id for removed in meta.removed]
+    for state in states.values():
+        if state is not None:
+            lost = True
+            known += [state.watermark, state.seen.end_offset]
+            if state.seen.segment_id != L.NO_SEGMENT:
+                numbers.append(state.seen.segment_id)
+    if hint is not None and (lost or hint.end_offset):
+        lost = True
+        known.append(hint.end_offset)
+        numbers.append(hint.segment_id)
+    if not lost:
+        return Target(0, "", segment_id=0)
+    return Target(max(known) + JUMP, "missing", True, max(numbers) + 2)
+
+
+def _known_offsets(meta: MetaState | None, states: dict[str, CursorState | None]) -> list[int]:
+    """Offsets below which everything was given out once, by what `meta` and cursors remember."""
+    known = [0 if meta is None else meta.start_offset]
+    for state in states.values():
+        if state is not None:
+            known += [state.watermark, state.seen.end_offset]
+    return known
+
+
+def behind_unreadable(
+    name: SegmentName, meta: MetaState | None, states: dict[str, CursorState | None], hint: Hint | None
+) -> int:
+    """Where offsets go on behind a last segment of which no batch can be checked."""
+    known = [name.base_offset, *_known_offsets(meta, states)]
+    if hint is not None and hint.segment_id >= name.segment_id:
+        known.append(hint.end_offset)
+    return max(known) + JUMP

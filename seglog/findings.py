@@ -29,9 +29,10 @@ def hurt_runs(block: Block, records: list[bytes | None]) -> Iterator[tuple[int, 
 
 def block_damage(name: SegmentName, block: Block, records: list[bytes | None] | None = None) -> list[Damage]:
     """What is damaged in a batch: its records one range at a time, or a spare, which costs none."""
-    if not block.fault:
+    undamaged = block.fault != "body" and block.adds_up()
+    if undamaged and not block.fault:
         return []
-    lost = list(hurt_runs(block, block.records() if records is None else records)) if block.fault == "body" else []
+    lost = [] if undamaged else list(hurt_runs(block, block.records() if records is None else records))
     length = block.header.length
     if not lost:
         reason = "batch framing" if block.fault == "body" else block.fault

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from seglog.appender import Appender, first_header
 from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
-from seglog.continuation import JUMP, Continuation, Target
+from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, without_segments
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, SeglogError, UnsupportedVersion
 from seglog.findings import block_damage, rot_damage
@@ -51,8 +51,8 @@ class Opened:
     report: OpenReport
 
 
-def read_cursors(cursors: Directory) -> dict[str, CursorState | None]:
-    """Every cursor file's state by consumer name; None where it does not read back."""
+def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, CursorState | None]:
+    """Every cursor file's state by consumer name; None where it does not read back, or is another log's."""
     found: dict[str, CursorState | None] = {}
     for entry in cursors.list():
         name = entry.removesuffix(N.CURSOR_SUFFIX)
@@ -62,7 +62,8 @@ def read_cursors(cursors: Directory) -> dict[str, CursorState | None]:
         try:
             slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=bytes(16), slot_bytes=L.CURSOR_SLOT_BYTES)
             payload = slots.load()
-            state = None if payload is None else decode_cursor(payload)
+            ours = log_id is None or slots.log_id == log_id
+            state = decode_cursor(payload) if payload is not None and ours else None
         except ValueError:
             state = None
         finally:
@@ -142,7 +143,7 @@ class _Opening:
         self.lock, self.catalog, self.clock, self.options = lock, catalog, clock, options
         self.boot_id = disk.boot_id()
         self.segment_bytes = segment_bytes
-        self.states = read_cursors(cursors)
+        self.states: dict[str, CursorState | None] = {}
         self.hint = lock.hint()
         self.damage: list[Damage] = []
         self.suspect: list[OffsetRange] = []
@@ -156,6 +157,7 @@ class _Opening:
         meta = self._open_meta()
         had_segments = bool(self.catalog.names)
         log_id = meta.log_id if meta is not None else id_from_segments(self.catalog) or self.clock.random_bytes(16)
+        self.states = read_cursors(self.cursors, log_id)
         self._set_aside_strangers(log_id)
         appender = self._end(log_id, meta)
         if meta is None:
@@ -187,19 +189,16 @@ class _Opening:
             return Meta.open(self.root, write=False)
 
     def _set_aside_strangers(self, log_id: bytes) -> None:
-        """Segments of other logs, or under a name that is not theirs, are no end of this log. Reported, not touched."""
+        """Segments that are not ours are no end of this log: reported, not touched. Newer ones are not written to."""
         self.catalog.log_id = log_id
-        while self.catalog.names:
-            name = self.catalog.names[-1]
-            facts = self.catalog.facts(name)
-            if not facts.foreign:
-                if facts.header is not None and facts.header.write_version > L.WRITE_VERSION:
-                    raise UnsupportedVersion(
-                        f"{name.file_name}: only format version {facts.header.write_version} or newer may write it; "
-                        f"this seglog writes up to {L.WRITE_VERSION}"
-                    )
-                return
-            self.catalog.exclude(name)
+        self.catalog.settle()
+        for name in self.catalog.names[-1:]:
+            header = self.catalog.facts(name).header
+            if header is not None and header.write_version > L.WRITE_VERSION:
+                raise UnsupportedVersion(
+                    f"{name.file_name}: only format version {header.write_version} or newer may write it; "
+                    f"this seglog writes up to {L.WRITE_VERSION}"
+                )
 
     def _new_meta(self, log_id: bytes) -> Meta:
         """`meta` comes last in a creation; where segments are older than it, it was lost and is rebuilt."""
@@ -373,28 +372,14 @@ class _Opening:
 
     def _without_segments(self, log_id: bytes, meta: Meta | None) -> Appender:
         """A new log; or, where `meta` or a cursor remembers more, one that lost all its segments."""
-        known = [0]
-        numbers = [-1]
-        lost = meta is not None
-        if meta is not None:
-            known.append(meta.state.start_offset)
-            numbers += [removed.last_id for removed in meta.state.removed]
-        for state in self.states.values():
-            if state is not None:
-                lost = True
-                known += [state.watermark, state.seen.end_offset]
-                if state.seen.segment_id != L.NO_SEGMENT:
-                    numbers.append(state.seen.segment_id)
-        if self.hint is not None and lost:
-            known.append(self.hint.end_offset)
-            numbers.append(self.hint.segment_id)
-        base = max(known) + (JUMP if lost else 0)
-        name = N.SegmentName(base, max(numbers) + 1 + (1 if lost else 0))
-        header = first_header(self.clock, self.options, log_id, name, "missing" if lost else "")
-        if lost:
+        state = None if meta is None else meta.state
+        target = without_segments(state, self.hint, self.states)
+        name = N.SegmentName(target.base, target.segment_id or 0)
+        header = first_header(self.clock, self.options, log_id, name, target.reason)
+        if target.lost_segments:
             self.clean = False
-            self.missing.append(OffsetRange(meta.state.start_offset if meta else 0, base - 1))
-        appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, base), base)
+            self.missing.append(OffsetRange(0 if state is None else state.start_offset, target.base - 1))
+        appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, target.base), target.base)
         appender.recover = lambda: appender.succeed(header, ())
         appender.ready()
         return appender
@@ -402,15 +387,10 @@ class _Opening:
     def _unreadable_last(self, log_id: bytes, meta: Meta | None, name: N.SegmentName, error: SeglogError) -> Appender:
         """No salt is left for the last segment: all its batches are out of reach. A jump goes over whatever it held."""
         size = self._size(name)
-        known = [name.base_offset, meta.state.start_offset if meta else 0]
-        known += [state.watermark for state in self.states.values() if state is not None]
-        if self.hint is not None and self.hint.segment_id >= name.segment_id:
-            known.append(self.hint.end_offset)
-        base = max(known) + JUMP
+        base = behind_unreadable(name, None if meta is None else meta.state, self.states, self.hint)
         self.damage.append(Damage(name.file_name, 0, size, name.base_offset, base - 1, "segment header"))
         self.clean = False
-        options = self.options
-        lost = first_header(self.clock, options, log_id, name)
+        lost = first_header(self.clock, self.options, log_id, name)
         appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, name.base_offset), name.base_offset)
         header = appender.header_after(lost, Mark(max(size, L.DATA_START), base), reason="missing")
         header = header._replace(predecessor=header.predecessor._replace(salt=0) if header.predecessor else None)
@@ -435,7 +415,7 @@ class _Opening:
             self.damage += made
         end = tail.run_end.offset
         if verdict.finding == "torn":
-            self.torn_bytes = tail.bad_end.position - tail.run_end.position
+            self.torn_bytes = tail.last_byte - tail.run_end.position
         elif verdict.finding == "suspect":
             end = tail.bad_end.offset if tail.count_known else end + JUMP
             if end > tail.run_end.offset:

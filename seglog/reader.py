@@ -107,6 +107,10 @@ class Scan:
             return
         name = catalog.names[index]
         sealed = name.segment_id < seen.segment_id
+        following = catalog.after(name)
+        if sealed and following is not None and catalog.reclaimed(name, self._meta()):
+            self._ready.append(Hole(self.offset, following.base_offset, "purged"))
+            return
         end = catalog.end_of(name) if sealed else None
         if end is not None and self.offset >= end.offset:
             self._between(name, end.offset)
@@ -139,18 +143,18 @@ class Scan:
         if following is None:
             self._catalog.refresh()
             return
-        stop = following.base_offset
+        stop = jump = following.base_offset
         header = self._catalog.facts(following).header
-        reason = "skipped"
-        if header is not None and L.JUMP_REASONS[header.jump_reason] == "missing":
-            reason = "missing"
-        if following.segment_id != name.segment_id + 1:
-            removed = any(gone.first_offset <= self.offset < gone.end_offset for gone in self._meta().removed)
-            declared = header.predecessor.end_offset if header is not None and header.predecessor is not None else stop
-            if removed:
-                reason = "purged"
-            elif self.offset < declared:
-                reason, stop = "missing", min(stop, declared)
+        if header is not None and header.jump_reason and header.predecessor is not None:
+            jump = header.predecessor.end_offset  # from here on the offsets were never given out, unless it says so
+        removed = self._meta().removed if following.segment_id != name.segment_id + 1 else ()
+        if any(gone.first_offset <= self.offset < gone.end_offset for gone in removed):
+            reason = "purged"
+        elif self.offset < jump:
+            reason, stop = "missing", min(stop, jump)
+        else:
+            lost = header is None or L.JUMP_REASONS[header.jump_reason] == "missing"
+            reason = "missing" if lost else "skipped"
         if stop <= self.offset:  # nothing between: the next one begins right here
             stop = following.base_offset
         self._ready.append(Hole(self.offset, stop, reason))

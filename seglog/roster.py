@@ -119,7 +119,7 @@ class Roster(Generic[T]):
         except FileNotFoundError:
             return {}
         try:
-            states = read_cursors(cursors)
+            states = read_cursors(cursors, bytes.fromhex(source.origin.log_id))
         finally:
             cursors.close()
         end = source.seen().end_offset

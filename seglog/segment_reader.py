@@ -21,7 +21,7 @@ from seglog.format.batch import (
     trailer_fault,
     words,
 )
-from seglog.format.checksum import BadFrame
+from seglog.format.extended import decode_extended
 from seglog.format.footer import Footer, decode_footer, footer_length
 from seglog.format.names import SegmentName
 from seglog.format.salvage import salvage
@@ -69,16 +69,43 @@ class Block:
         if self.fault == "body":
             return None
         try:
-            return split_records(self.header, self.data, self.at + L.BATCH_HEADER_BYTES)
-        except BadFrame:  # a writer's fault under a valid checksum; the bytes are not what they say
+            records = split_records(self.header, self.data, self.at + L.BATCH_HEADER_BYTES)
+            if self.header.flags & L.FLAG_EXTENDED:
+                for record in records:
+                    decode_extended(record)
+        except ValueError:  # a writer's fault under a valid checksum; the bytes are not what they say
             return None
+        return records
+
+    def adds_up(self) -> bool:
+        """Whether a body whose checksum holds can be taken apart; cheaper than doing it."""
+        header = self.header
+        if header.codec != L.CODEC_NONE or header.flags & L.FLAG_EXTENDED:
+            return self.intact() is not None
+        if 8 * header.count > header.stored_length:
+            return False
+        lengths = words(header.count).unpack_from(self.data, self.at + L.BATCH_HEADER_BYTES)
+        return bool(sum(lengths) == header.stored_length - 8 * header.count)
 
     def records(self) -> list[bytes | None]:
         """The stored records, None where damaged."""
-        if self.fault == "body":
-            return salvage(self.header, self.body, salt=self.salt, position=self.position)
         intact = self.intact()
-        return list(intact) if intact is not None else [None] * self.header.count
+        if intact is not None:
+            return list(intact)
+        if self.fault != "body":
+            return [None] * self.header.count
+        found = salvage(self.header, self.body, salt=self.salt, position=self.position)
+        return [_readable(record) for record in found] if self.header.flags & L.FLAG_EXTENDED else found
+
+
+def _readable(record: bytes | None) -> bytes | None:
+    """An extended record, if its block fits."""
+    try:
+        if record is not None:
+            decode_extended(record)
+    except ValueError:
+        return None
+    return record
 
 
 @dataclass(slots=True)

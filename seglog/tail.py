@@ -24,6 +24,7 @@ class Tail:
     run_end: Mark  # the valid run goes on to here
     ending: Ending
     bad_end: Mark  # behind the bad bytes and all that follows them; equal to run_end where nothing follows
+    last_byte: int = 0  # of a torn or suspect tail: the end of its last byte that is not zero
     count_known: bool = True  # of a suspect: whether its header says how many records it held
     highest: int = 0  # no valid header in the tail claims an offset at or past this
     rot: list[Rot | Block] = field(default_factory=list)  # damage before `proven`
@@ -104,6 +105,7 @@ def _judge(segment: SegmentReader, tail: Tail, size: int) -> Tail:
     last = segment.last_non_zero(position, size)
     if last == position:
         return tail
+    tail.last_byte = last
     header = _header_of(segment, position, offset, size)
     extent = header.length if header is not None else L.BATCH_HEADER_BYTES
     behind = max(L.aligned(last), position + extent if header is not None else 0)

@@ -43,6 +43,7 @@ class View:
             meta = Meta.open(root, write=False)
             log_id = meta.log_id if meta is not None else id_from_segments(catalog)
             catalog.log_id = log_id
+            catalog.settle()
             horizon = HintHorizon(catalog, lock, disk.boot_id())
             return cls(root, segments, lock, meta, catalog, horizon, log_id or bytes(16))
         except BaseException:
@@ -84,6 +85,6 @@ def id_from_segments(catalog: Catalog) -> bytes | None:
     """The log id as the newest readable segment header gives it."""
     for name in reversed(catalog.names):
         header = catalog.facts(name).header
-        if header is not None:
+        if header is not None and any(header.log_id):  # a header put together from hint or successor knows none
             return header.log_id
     return None
