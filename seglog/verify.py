@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from seglog.catalog import Catalog, SegmentEnd
+from seglog.catalog import Catalog, Meta, SegmentEnd
 from seglog.clock import SystemClock
-from seglog.continuation import JUMP, Continuation
+from seglog.continuation import JUMP, Continuation, Target, without_segments
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, LogNotFound, NotALog, StorageError, storage_error
@@ -19,8 +19,12 @@ from seglog.findings import block_damage, rot_damage
 from seglog.format import layout as L
 from seglog.format import names as N
 from seglog.format.cursor_state import CursorState
+from seglog.format.footer import Footer, encode_footer
 from seglog.format.hint import Hint
+from seglog.format.meta_state import MetaState
 from seglog.format.names import SegmentName
+from seglog.intervals import Intervals
+from seglog.lock_file import LockFile
 from seglog.model import CursorReport, Damage, OffsetRange, VerifyReport
 from seglog.opening import read_cursors
 from seglog.options import LogOptions
@@ -60,7 +64,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None, *, di
     try:
         view = View.open(disk, root)
         if view is None:
-            return _Verification(disk, root, progress).empty()
+            return _Verification(disk, root, progress).run_without_segments()
         try:
             return _Verification(disk, root, progress).run(view)
         finally:
@@ -92,9 +96,25 @@ class _Verification:
     next_offset: int = 0
     unread: int = 0  # offsets at the end that the next opening will jump over: nobody has to read them
 
-    def empty(self) -> VerifyReport:
-        """An empty directory, or what an interrupted creation leaves: an empty log."""
-        return self._report(0, 0, 0, {}, ())
+    def run_without_segments(self) -> VerifyReport:
+        """An empty directory, or what an interrupted creation leaves: an empty log. Else all its segments are lost."""
+        meta, lock = Meta.open(self.root, write=False), LockFile.for_reading(self.root)
+        try:
+            state = meta.state if meta is not None else MetaState()
+            states = self._cursor_states()
+            hint = lock.hint() if lock is not None else None
+            self._all_lost(without_segments(None if meta is None else state, hint, states), state)
+            return self._report(0, state.start_offset, 0, states, state.repaired)
+        finally:
+            for handle in (meta, lock):
+                if handle is not None:
+                    handle.close()
+
+    def _all_lost(self, target: Target, state: MetaState) -> None:
+        self.next_offset = target.base
+        if target.lost_segments:
+            self.missing.append(OffsetRange(state.start_offset, target.base - 1))
+            self.unread = target.base - state.start_offset
 
     def run(self, view: View) -> VerifyReport:
         catalog = view.catalog
@@ -128,9 +148,8 @@ class _Verification:
                 continue  # reclaimed while we read
             self.done += sizes[name] or 0
         self.next_offset = expected
-        if not names and (state.start_offset or states):
-            self.missing.append(OffsetRange(state.start_offset, max(state.start_offset, self._furthest(states) - 1)))
-        self._cursors_ahead(states, expected)
+        if not names:
+            self._all_lost(without_segments(view.meta.state if view.meta is not None else None, hint, states), state)
         return self._report(len(names), state.start_offset, self.total, states, state.repaired, view)
 
     # -- segments
@@ -141,23 +160,24 @@ class _Verification:
         """Offsets between the end of what was read and this segment's base, and why they are not there."""
         if name.base_offset <= expected and (before is None or name.segment_id == before.segment_id + 1):
             return name.base_offset if before is None else expected
+        first, stop = expected, name.base_offset
+        adjacent = before is not None and name.segment_id == before.segment_id + 1
+        removed: Intervals | None = None
+        if not adjacent:
+            if view.meta is not None:
+                view.meta.reload()  # a compaction may have passed by since: `meta` tells before anything is unlinked
+            first = max(first, view.state.start_offset)
+            removed = Intervals((gone.first_offset, gone.end_offset) for gone in view.state.removed)
         header = catalog.facts(name).header
-        reason = "" if header is None else L.JUMP_REASONS[header.jump_reason]
-        if before is not None and name.segment_id == before.segment_id + 1:
-            if name.base_offset > expected:
-                found = OffsetRange(expected, name.base_offset - 1)
-                (self.missing if reason == "missing" else self.skipped).append(found)
-            return name.base_offset
-        first = expected
-        if view.meta is not None:
-            view.meta.reload()  # a compaction may have passed by since: `meta` tells before anything is unlinked
-        first = max(first, view.state.start_offset)
-        removed = [(gone.first_offset, gone.end_offset) for gone in view.state.removed]
-        if before is not None and any(start <= first < end for start, end in removed):
-            return name.base_offset
-        if name.base_offset > first:
-            self.missing.append(OffsetRange(first, name.base_offset - 1))
-        return name.base_offset
+        jump = stop  # where a declared jump begins; what lies before it was lost
+        if before is not None and header is not None and header.jump_reason and header.predecessor is not None:
+            jump = min(stop, max(first, header.predecessor.end_offset))
+        for start, end in (removed or Intervals()).holes(first, jump):
+            self.missing.append(OffsetRange(start, end - 1))
+        if header is not None and jump < stop:
+            missing = L.JUMP_REASONS[header.jump_reason] == "missing"
+            (self.missing if missing else self.skipped).append(OffsetRange(jump, stop - 1))
+        return stop
 
     def _sealed(self, catalog: Catalog, name: SegmentName, expected: int) -> int:
         end = catalog.end_of(name)
@@ -165,10 +185,9 @@ class _Verification:
         self._header_copies(name, facts.bad_copies)
         segment = catalog.open(name)
         if end is None:
-            # The successor is lost, and so is the footer: it ends where it stops to read well.
-            end = SegmentEnd(segment.file.size(), -1, segment.file.size())
-        elif facts.footer is None:
-            self.torn_bytes += _cut_bytes(segment, end)
+            # The successor is lost, and so is the footer: it ends behind the last batch whose header holds.
+            end = _last_batch_end(segment)
+        self.torn_bytes += _cut_bytes(segment, end, facts.footer)
         return self._walk(segment, end)
 
     def _walk(self, segment: SegmentReader, end: SegmentEnd, *, proven: int | None = None) -> int:
@@ -188,7 +207,7 @@ class _Verification:
                     self._block(segment, replace(found, fault="") if spare else found, is_suspect)
                 else:
                     offset = max(offset, found.stop)
-                    if is_suspect:
+                    if is_suspect and found.stop > found.first:
                         self._note_suspect(found.first, found.stop)
                     else:
                         self.damage.append(rot_damage(segment.name, found))
@@ -215,7 +234,7 @@ class _Verification:
         self.records += block.header.count - lost
 
     def _note_suspect(self, first: int, stop: int) -> None:
-        self.suspect.append(OffsetRange(first, max(first, stop - 1)))
+        self.suspect.append(OffsetRange(first, stop - 1))
 
     def _last(self, view: View, name: SegmentName, hint: Hint | None, states: dict[str, CursorState | None]) -> int:
         """The last segment, whose end nobody declares: the same judgement as at open."""
@@ -242,7 +261,7 @@ class _Verification:
         target = Continuation(catalog, header, tail, hint, states, meta, boot_id).target()
         expected = self._walk(segment, self._end_as_declared(tail), proven=tail.proven.position)
         if tail.ending is Ending.TORN:
-            self.torn_bytes += tail.bad_end.position - tail.run_end.position
+            self.torn_bytes += tail.last_byte - tail.run_end.position
         if target.lost_segments and target.base > expected:
             self.missing.append(OffsetRange(expected, target.base - 1))
             self.unread = target.base - expected
@@ -258,7 +277,9 @@ class _Verification:
 
     def _unreadable(self, catalog: Catalog, name: SegmentName, size: int, expected: int, error: DamageFound) -> int:
         end = catalog.end_of(name)
-        stop = end.offset if end is not None else max(expected, name.base_offset)
+        following = catalog.after(name)
+        most = following.base_offset if following is not None else name.base_offset + JUMP
+        stop = end.offset if end is not None else most
         last = stop - 1 if stop > name.base_offset else None
         first = name.base_offset if last is not None else None
         self.damage.append(Damage(name.file_name, 0, size, first, last, error.reason))
@@ -289,16 +310,6 @@ class _Verification:
             return read_cursors(cursors)
         finally:
             cursors.close()
-
-    def _furthest(self, states: dict[str, CursorState | None]) -> int:
-        """Every offset below it was durable when a cursor was written."""
-        return max([0, *(state.seen.end_offset for state in states.values() if state is not None)])
-
-    def _cursors_ahead(self, states: dict[str, CursorState | None], end: int) -> None:
-        """A durable cursor that has seen more than there is proves a loss at the end."""
-        furthest = self._furthest(states)
-        if furthest > end and self.next_offset == end and not self.missing:
-            self.missing.append(OffsetRange(end, furthest - 1))
 
     def _tick(self, position: int) -> None:
         if self.progress is not None:
@@ -345,9 +356,17 @@ class _Verification:
         )
 
 
-def _cut_bytes(segment: SegmentReader, end: SegmentEnd) -> int:
+def _last_batch_end(segment: SegmentReader) -> SegmentEnd:
+    position, offset = L.DATA_START, segment.header.base_offset
+    for found in segment.walk(position, offset, segment.file.size()):
+        if isinstance(found, Block):
+            position, offset = found.end, found.header.end_offset
+    return SegmentEnd(position, offset, position)
+
+
+def _cut_bytes(segment: SegmentReader, end: SegmentEnd, footer: Footer | None) -> int:
     """Bytes behind a declared end that were cut; valid batches there were copied into the successor."""
-    size = segment.file.size()
+    size = segment.file.size() - (len(encode_footer(footer)) if footer is not None else 0)
     position = end.position
     for found in segment.walk(end.position, end.offset, size):
         if not isinstance(found, Block) or found.fault == "body":

@@ -845,7 +845,8 @@ class Scan:
             before, offset = seg, max(ends[seg.id].offset, start)
         top = -1 if last is None else last.id
         seen = [c.seen_id for c in usable if c.seen_id != NONE32]
-        if (last and last.footer_end) or max([*seen, self.hint.segment if self.hint else -1]) > top:  # 4
+        lost_all = last is None and self.meta.ok
+        if lost_all or (last and last.footer_end) or max([*seen, self.hint.segment if self.hint else -1]) > top:  # 4
             known = [c.known for c in usable] + ([self.hint.end_offset] if self.hint else [])
             end = max([offset, *known]) + JUMP
             self.found.missing.append(Span(offset, end))

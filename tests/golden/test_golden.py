@@ -77,8 +77,10 @@ def test_f34_f73_a_newer_version_is_refused_and_nothing_is_changed(tmp_path: Pat
     assert after["lock"].replace(after["lock"][holder], b"") == before["lock"].replace(before["lock"][holder], b"")
 
 
-@pytest.mark.parametrize("kind", make_golden.KINDS, ids=lambda kind: kind.__name__)
+# How zstd compresses depends on its version; that the frozen frames read is tested above.
+SAME_BYTES = [kind for kind in make_golden.KINDS if kind.__name__ not in make_golden.COMPRESSED]
+
+
+@pytest.mark.parametrize("kind", SAME_BYTES, ids=lambda kind: kind.__name__)
 def test_the_writer_of_version_1_makes_the_same_bytes(kind: Any) -> None:
-    if kind.__name__ in make_golden.COMPRESSED:
-        pytest.skip("how zstd compresses depends on its version; that the frozen frame reads is tested above")
     assert kind() == files_of(GOLDEN / kind.__name__ / "log")
