@@ -11,7 +11,7 @@ class Clock(Protocol):
     """Where time and randomness come from; tests pass their own."""
 
     def time_ns(self) -> int:
-        """Unix nanoseconds: advisory, may jump."""
+        """Unix nanoseconds: advisory, may jump; never negative, whatever year the machine believes in."""
         ...
 
     def monotonic(self) -> float:
@@ -26,7 +26,10 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own."""
 
-    time_ns = staticmethod(time.time_ns)
+    @staticmethod
+    def time_ns() -> int:
+        return max(0, time.time_ns())
+
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
     random_bytes = staticmethod(os.urandom)

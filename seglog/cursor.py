@@ -73,6 +73,12 @@ class Cursor:
         """Acked, or passed over as a gap."""
         return offset < self.watermark or offset in self.acked
 
+    def handled_until(self, offset: int) -> int:
+        """The first offset from `offset` on that is not handled."""
+        offset = max(offset, self.watermark)
+        held = self.acked.range_at(offset)
+        return offset if held is None else held[1]
+
     def pass_over(self, first: int, stop: int) -> None:
         """A gap: move on without writing. A crash finds the gap again; the next `store` or `flush` keeps it."""
         self.acked.add(first, stop)

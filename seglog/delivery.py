@@ -137,9 +137,9 @@ class Delivery(Generic[T]):
                 self._run = run
             first = run.first + self._run_at
             stop = min(first + limit - len(found), run.first + len(run.records))
-            held = self._cursor.acked.range_at(first)
-            if held is not None:
-                stop = min(held[1], run.first + len(run.records))
+            handled = self._cursor.handled_until(first)
+            if handled > first:
+                stop = min(handled, run.first + len(run.records))
             else:
                 stop = next(self._cursor.acked.holes(first, stop))[1]
                 if room < NO_LIMIT:
@@ -158,9 +158,9 @@ class Delivery(Generic[T]):
         """What the scan gives next; a hole, or an error of the disk, only when nothing waits to be given out."""
         if self._held is not None:
             return None if have_some else self._held
-        held = self._cursor.acked.range_at(self._scan.offset)
-        if held is not None:
-            self._scan.seek(held[1])
+        handled = self._cursor.handled_until(self._scan.offset)
+        if handled > self._scan.offset:
+            self._scan.seek(handled)
         try:
             item = self._scan.next()
         except OSError:

@@ -23,7 +23,7 @@ class ManualClock:
         self._drawn = 0
 
     def time_ns(self) -> int:
-        return self._start_ns + self._passed_ns + self._jump_ns
+        return max(0, self._start_ns + self._passed_ns + self._jump_ns)
 
     def monotonic(self) -> float:
         return self._passed_ns / 1e9
