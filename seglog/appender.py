@@ -116,15 +116,16 @@ class Appender:
             base = self._write(writer, records, flags)
         except OSError as error:
             raise storage_error(error, f"append of {count} records ({size} bytes) was not accepted") from error
-        self.next_offset = writer.next_offset
         if self._options.durability == "always" or self._marked:
             # In every class once: were a close marker still the last thing on disk when power fails, the next opening
             # would take it for the end, and give out again the offsets that were shown since.
             self._marked = False
             self._sync(writer)
-        elif self._options.durability == "never":
-            self.visible = self.written
-            self.on_progress()
+        else:
+            self.next_offset = writer.next_offset  # never before a sync that is due: what was shown is not used again
+            if self._options.durability == "never":
+                self.visible = self.written
+                self.on_progress()
         for ticket in tickets:
             ticket.base_offset = base
             base += len(ticket.payloads)
