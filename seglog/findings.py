@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from seglog.errors import DamageFound
 from seglog.format.names import SegmentName
-from seglog.model import Damage
+from seglog.model import Damage, OffsetRange
 from seglog.segment_reader import Block, Rot
 
 
@@ -42,3 +43,17 @@ def block_damage(name: SegmentName, block: Block, records: list[bytes | None] | 
         Damage(name.file_name, *block.extent(first - base, stop - base), first, stop - 1, "record checksum")
         for first, stop in lost
     ]
+
+
+def refusal(
+    damage: Sequence[Damage], missing: Sequence[OffsetRange], suspect: Sequence[OffsetRange]
+) -> DamageFound | None:
+    """The first finding as an error, for those who open with strict=True."""
+    for found in damage:
+        message = f"{found.segment}: {found.reason} at byte {found.position}"
+        return DamageFound(message, segment=found.segment, position=found.position, reason=found.reason)
+    for kind, ranges in (("missing", missing), ("suspect", suspect)):
+        for lost in ranges:
+            message = f"offsets {lost.first_offset} to {lost.last_offset} are {kind}"
+            return DamageFound(message, segment="", position=0, reason=kind)
+    return None

@@ -11,7 +11,7 @@ from seglog.clock import Clock, SystemClock
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory, Disk
 from seglog.disk.memory import MemoryDisk
-from seglog.errors import DamageFound, InvalidOption, LogNotFound, NotALog, StorageError, storage_error
+from seglog.errors import InvalidOption, LogNotFound, NotALog, StorageError, storage_error
 from seglog.log import Log
 from seglog.model import OpenReport, Origin, Serializer
 from seglog.opening import open_for_writing
@@ -117,11 +117,7 @@ def _open(
             Meta.open(root, write=False),
             appender=opened.appender,
         )
-        log: Log[Any] = Log(options, source, disk, name, opened.report, opened, None)
-        if options.strict and (opened.report.damage or opened.report.missing or opened.report.suspect):
-            log.close()
-            raise strict_error(opened.report)
-        return log
+        return Log(options, source, disk, name, opened.report, opened, None)
     view = _view(disk, root, clock)
     if view is None:
         raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')
@@ -140,20 +136,3 @@ def _view(disk: Disk, root: Directory, clock: Clock) -> View | None:
         view.close()
         clock.sleep(_CREATION_PAUSE_SECONDS)
     return View.open(disk, root)
-
-
-def strict_error(report: OpenReport) -> DamageFound:
-    """The first finding, for strict=True."""
-    if report.damage:
-        first = report.damage[0]
-        return DamageFound(
-            f"{first.segment}: {first.reason} at byte {first.position}",
-            segment=first.segment,
-            position=first.position,
-            reason=first.reason,
-        )
-    lost = (*report.missing, *report.suspect)[0]
-    kind = "missing" if report.missing else "suspect"
-    return DamageFound(
-        f"offsets {lost.first_offset} to {lost.last_offset} are {kind}", segment="", position=0, reason=kind
-    )

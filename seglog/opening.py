@@ -17,7 +17,7 @@ from seglog.clock import Clock
 from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, without_segments
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, SeglogError, UnsupportedVersion
-from seglog.findings import block_damage, rot_damage
+from seglog.findings import block_damage, refusal, rot_damage
 from seglog.format import layout as L
 from seglog.format import names as N
 from seglog.format.cursor_state import CursorState, Seen, decode_cursor
@@ -256,6 +256,9 @@ class _Opening:
         )
 
     def _try(self, appender: Appender, *, marked: bool = False) -> None:
+        refused = refusal(self.damage, self.missing, self.suspect) if self.options.strict else None
+        if refused is not None:
+            raise refused  # before anything is written: the next strict opening shall find it, too
         try:
             appender.ready(marked=marked)
         except OSError as error:
@@ -381,7 +384,7 @@ class _Opening:
             self.missing.append(OffsetRange(0 if state is None else state.start_offset, target.base - 1))
         appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, target.base), target.base)
         appender.recover = lambda: appender.succeed(header, ())
-        appender.ready()
+        self._try(appender)
         return appender
 
     def _unreadable_last(self, log_id: bytes, meta: Meta | None, name: N.SegmentName, error: SeglogError) -> Appender:
