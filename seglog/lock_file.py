@@ -10,7 +10,8 @@ from seglog.format import layout as L
 from seglog.format.hint import Hint, decode_hint, encode_hint
 from seglog.format.names import LOCK
 
-WAITING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what cannot be written now waits until the disk takes it
+# What cannot be written now waits until the disk takes it, or until somebody moves a strange file out of the way.
+WAITING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST)
 
 
 class LockFile:

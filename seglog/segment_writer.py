@@ -84,7 +84,10 @@ class SegmentWriter:
         The header declares the born end; it is part of what the sync covers, so a name never leads to less.
         """
         name = SegmentName(header.base_offset, header.segment_id).file_name
-        if name + TEMPORARY in directory.list():
+        listed = directory.list()
+        if name in listed:  # not one of ours, or it would be the last one; a rename would replace it
+            raise FileExistsError(errno.EEXIST, "a file of another log has the name of the next segment", name)
+        if name + TEMPORARY in listed:
             directory.unlink(name + TEMPORARY)  # left by a failed attempt
         file = directory.open(name + TEMPORARY, write=True, create=True)
         try:

@@ -80,8 +80,7 @@ class Source(Generic[T]):
             raise storage_error(error, "looking for the durable end of the log") from error
 
     def first_offset(self) -> int:
-        names = self.catalog.names
-        return max(self.state().start_offset, names[0].base_offset if names else 0)
+        return self.state().start_offset  # not the first segment's: if that one is lost, readers are told of the gap
 
     def progressed(self) -> None:
         """The appender moved on: wake who waits. Costs nothing while nobody does."""
