@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor, advanced
 from seglog.delivery import Delivery
-from seglog.errors import LogClosed, LogForked, OffsetOutOfRange
+from seglog.errors import InvalidOption, LogClosed, LogForked, OffsetOutOfRange
 from seglog.format.extended import decode_extended
 from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Message, Start
@@ -173,7 +173,7 @@ class Consumer(Generic[T]):
         try:
             offsets = list(map(_offset, messages))
         except AttributeError:
-            offsets = [m if isinstance(m, int) else m.offset for m in messages]
+            offsets = [_offset_of(m) for m in messages]
         if not offsets:
             return []
         count = len(offsets)
@@ -282,3 +282,13 @@ class Consumer(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name!r} at {self._cursor.watermark}>"
+
+
+def _offset_of(message: object) -> int:
+    if isinstance(message, int) and not isinstance(message, bool):
+        return message
+    if isinstance(message, Message):
+        return int(message.offset)
+    raise InvalidOption(
+        f"{type(message).__name__} is neither a message nor an offset; pass them one by one: ack(*messages)"
+    )

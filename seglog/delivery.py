@@ -15,7 +15,7 @@ from seglog.format.dead_letter import Envelope
 from seglog.format.extended import decode_extended
 from seglog.format.layout import CURSOR_RANGES_MAX, LETTER_PAYLOAD_MAX, NO_SEGMENT, OFFSET_MAX
 from seglog.intervals import Intervals
-from seglog.model import Extras, Gap, Message
+from seglog.model import Extras, Gap, Message, plain_messages
 from seglog.reader import Hole, Run
 from seglog.source import Source
 
@@ -177,7 +177,7 @@ class Delivery(Generic[T]):
         origin, time_ns, first = self._source.origin, run.time_ns, run.first + start
         records = run.records[start:stop]
         if not run.extended and origin.serializer is None and not self._cursor.attempts:
-            return [Message(offset, payload, time_ns, origin, None, 1) for offset, payload in enumerate(records, first)]
+            return plain_messages(first, records, time_ns, origin)
         made = []
         for offset, stored in enumerate(records, first):
             payload, extras = stored, None
@@ -186,8 +186,9 @@ class Delivery(Generic[T]):
                 if not self._is_current(offset, extras):
                     continue
             message = Message(offset, payload, time_ns, origin, extras, 1 + self._cursor.attempts.get(offset, 0))
-            if self._is_decodable(message):
-                made.append(message)
+            decoded = self._decoded(message)
+            if decoded is not None:
+                made.append(decoded)
         return made
 
     def _is_current(self, offset: int, extras: Extras) -> bool:
@@ -202,17 +203,16 @@ class Delivery(Generic[T]):
                 return False
         return True
 
-    def _is_decodable(self, message: Message[T]) -> bool:
-        """Whether the serializer reads the payload; if not, it goes to the dead letters and counts as handled."""
+    def _decoded(self, message: Message[T]) -> Message[T] | None:
+        """The message with its value, or None where the serializer does not read it: then it is a dead letter."""
         if self._source.origin.serializer is None:
-            return True
+            return message
         try:
-            message.value  # noqa: B018  # decoded once here, kept in the message
+            return message._replace(decoded=message.value)
         except ValueError as error:
             self.divert([message], "undecodable", str(error))
             self._cursor.pass_over(message.offset, message.offset + 1)
-            return False
-        return True
+            return None
 
     def _fly_all(self, messages: Sequence[Message[T]]) -> None:
         first, last = messages[0].offset, messages[-1].offset

@@ -274,5 +274,5 @@ def _verdict_of(error: Exception) -> Verdict:
 
 
 def _was_delayed(message: Message[Any]) -> bool:
-    extras = message._extras
+    extras = message.extras
     return extras is not None and extras.due_ns != 0
