@@ -24,6 +24,7 @@ from seglog.segment_reader import SegmentReader, read_footer, read_header
 from seglog.slot_file import SlotFile
 
 _FACTS_CACHED = 64
+_LOOKS = 10  # how often segments may vanish under a question before it is given up
 _WAYPOINT_BYTES = 64 * 1024
 
 
@@ -199,7 +200,10 @@ class Catalog:
         successor = self.after(name)
         if successor is None or successor.segment_id != name.segment_id + 1:
             return None
-        header = self.facts(successor).header
+        try:
+            header = self.facts(successor).header
+        except FileNotFoundError:  # reclaimed since it was listed: the footer has to say
+            return None
         if header is None or header.predecessor is None or header.predecessor.segment_id != name.segment_id:
             return None
         return header
@@ -256,6 +260,14 @@ class Catalog:
 
     def records_before(self, offset: int) -> int:
         """How many records were ever given an offset below this one, by the segments' own count."""
+        for _ in range(_LOOKS):
+            try:
+                return self._records_before(offset)
+            except FileNotFoundError:
+                self.refresh()  # reclaimed since it was listed
+        return self._records_before(offset)
+
+    def _records_before(self, offset: int) -> int:
         index = self.index_of(offset)
         if index < 0:
             return 0 if not self.names else self._counted(self.names[0])

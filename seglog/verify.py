@@ -125,27 +125,33 @@ class _Verification:
         alive = view.lock is not None and view.lock.is_held()
         horizon = view.seen() if alive else None
         names = catalog.refresh()
+        if horizon is not None:  # the writer may have rotated since: what it made after our look is not judged
+            names = tuple(name for name in names if name.segment_id <= horizon.segment_id)
         self.warnings += [f"foreign file {name!r} in segments/" for name in catalog.foreign]
         self._check_meta(view, bool(names))
         state = view.state
         sizes = {name: _size(catalog, name) for name in names}
         self.total = sum(size or 0 for size in sizes.values())
         expected = state.start_offset
-        for index, name in enumerate(names):
+        before: SegmentName | None = None
+        for name in names:
             self.next_offset = expected
-            expected = self._gap_before(catalog, view, name, names[index - 1] if index else None, expected)
             try:
-                if index + 1 < len(names):
-                    expected = self._sealed(catalog, name, expected)
-                elif horizon is not None and horizon.segment_id == name.segment_id:
-                    end = SegmentEnd(horizon.position, horizon.end_offset, horizon.position)
-                    expected = self._walk(catalog.open(name), end)
-                else:
-                    expected = self._last(view, name, hint, states)
-            except DamageFound as error:
-                expected = self._unreadable(catalog, name, sizes[name] or 0, expected, error)
+                after_gap = self._gap_before(catalog, view, name, before, expected)
+                try:
+                    if horizon is not None and horizon.segment_id == name.segment_id:
+                        end = SegmentEnd(horizon.position, horizon.end_offset, horizon.position)
+                        expected = self._walk(catalog.open(name), end)
+                    elif horizon is not None or name != names[-1]:
+                        sealing = horizon is not None and name.segment_id == horizon.segment_id - 1
+                        expected = self._sealed(catalog, name, sealing=sealing)
+                    else:
+                        expected = self._last(view, name, hint, states)
+                except DamageFound as error:
+                    expected = self._unreadable(catalog, name, sizes[name] or 0, after_gap, error)
             except FileNotFoundError:
-                continue  # reclaimed while we read
+                continue  # reclaimed while we read: for the next one it is as if it had never been listed
+            before = name
             self.done += sizes[name] or 0
         self.next_offset = expected
         if not names:
@@ -179,7 +185,7 @@ class _Verification:
             (self.missing if missing else self.skipped).append(OffsetRange(jump, stop - 1))
         return stop
 
-    def _sealed(self, catalog: Catalog, name: SegmentName, expected: int) -> int:
+    def _sealed(self, catalog: Catalog, name: SegmentName, *, sealing: bool) -> int:
         end = catalog.end_of(name)
         facts = catalog.facts(name)
         self._header_copies(name, facts.bad_copies)
@@ -187,7 +193,8 @@ class _Verification:
         if end is None:
             # The successor is lost, and so is the footer: it ends behind the last batch whose header holds.
             end = _last_batch_end(segment)
-        self.torn_bytes += _cut_bytes(segment, end, facts.footer)
+        if not sealing:  # a live writer may be adding the footer at this moment: then that is no cut tail
+            self.torn_bytes += _cut_bytes(segment, end, facts.footer)
         return self._walk(segment, end)
 
     def _walk(self, segment: SegmentReader, end: SegmentEnd, *, proven: int | None = None) -> int:
