@@ -95,6 +95,7 @@ LOCK_BYTES = BLOCK
 # reserved, position, length, lengths of: consumer, detail, key; reserved; the payload is the rest
 LETTER = Struct("<8sBBHIQQQIIQQHIIH")
 REASONS = ("damaged", "undecodable", "rejected", "exhausted", "refused")
+DURABILITY_CLASSES = 3  # always, interval, never
 JUMP_REASONS = ("", "torn", "unclean", "missing", "cursor", "suspect")
 
 LETTER_PAYLOAD_MAX = 16 << 20

@@ -18,7 +18,7 @@ CURSOR_SUFFIX = ".cursor"
 OURS = frozenset((LOCK, META, SEGMENTS, CURSORS, DEAD, QUARANTINE))
 IGNORED = frozenset(("lost+found",))
 
-_SEGMENT = re.compile(r"(\d{20})-([0-9a-f]{8})\.seg")
+_SEGMENT = re.compile(r"([0-9]{20})-([0-9a-f]{8})\.seg")  # \d would take the digits of every script
 
 
 class SegmentName(NamedTuple):

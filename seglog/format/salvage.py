@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from seglog.format import layout as L
 from seglog.format.batch import BatchHeader, body_holds, split_records, words
-from seglog.format.checksum import crc32c, record_seed, seed
+from seglog.format.checksum import BadFrame, crc32c, record_seed, seed
 
 
 def salvage(header: BatchHeader, body: bytes, *, salt: int, position: int) -> list[bytes | None]:
@@ -19,7 +19,10 @@ def salvage(header: BatchHeader, body: bytes, *, salt: int, position: int) -> li
     count = header.count
     unpadded = body[: header.stored_length]
     if body_holds(header, unpadded.ljust(len(body), b"\0"), salt=salt, position=position):
-        return list(split_records(header, body))  # only the padding was hit
+        try:
+            return list(split_records(header, body))  # only the padding was hit
+        except BadFrame:
+            return [None] * count
     if header.codec != L.CODEC_NONE or not count or len(body) < 8 * count:
         return [None] * count
     table = words(count)

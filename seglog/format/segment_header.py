@@ -88,6 +88,10 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
         return None
     if fields[1] > L.READ_VERSION:
         raise UnsupportedVersion(f"segment of format version {fields[1]}; this seglog reads up to {L.READ_VERSION}")
+    if fields[3] >= L.DURABILITY_CLASSES or fields[4] >= len(L.JUMP_REASONS):
+        raise UnsupportedVersion(
+            f"segment with durability class {fields[3]} and jump reason {fields[4]}: of a newer format"
+        )
     before = Predecessor(fields[18], fields[20], fields[21], fields[22], fields[23])
     return SegmentHeader(
         log_id=fields[6],
