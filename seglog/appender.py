@@ -14,7 +14,6 @@ from seglog.catalog import Catalog
 from seglog.clock import Clock
 from seglog.errors import LogFailed, LogFull, StorageError, storage_error
 from seglog.format import layout as L
-from seglog.format.batch import batch_length
 from seglog.format.checksum import compress
 from seglog.format.cursor_state import Seen
 from seglog.format.extended import encode_extended
@@ -62,6 +61,7 @@ class Appender:
         self._boot_id = boot_id
         self.recover: Callable[[], SegmentWriter] | None = None  # set by the opening; used once
         self._writer: SegmentWriter | None = None
+        self._outdated = False  # the next append opens a segment whose header says what is allowed now
         self._failure: str | None = None
         self._marked = True  # the segment ends with a close marker, or holds nothing that needs one
 
@@ -89,19 +89,20 @@ class Appender:
         """The active segment; finishes a recovery that had to wait. Raises StorageError while it has to."""
         if self._failure is not None:
             raise LogFailed(errno.EIO, f"{self._failure}; what was in flight is decided when the log is opened again")
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             assert self.recover is not None
             try:
                 writer = self.recover()
             except OSError as error:
                 raise storage_error(error, "the log cannot be made ready for appends") from error
             self.recover = None
-            self._writer = writer
+            self._install(writer)
             # In the other classes an empty segment needs its marker too: it says that no offset was shown unsynced.
             empty = writer.position == L.DATA_START and self._options.durability == "always"
             self._marked = marked or empty
-            self._publish(writer)
-        return self._writer
+            self._publish(writer, self._hint(writer, *writer.durable))
+        return writer
 
     def commit(self, tickets: list[Ticket]) -> None:
         """Write the tickets' records as one batch; durable on return under durability "always"."""
@@ -110,7 +111,7 @@ class Appender:
         count = len(records)
         if writer.next_offset + count > L.OFFSET_MAX:
             raise LogFull(f"offsets end at {L.OFFSET_MAX}; start a new log")
-        if self._must_rotate(writer, batch_length(size, count), count):
+        if self._outdated or not writer.has_room(size, count):
             writer = self.rotate()
         try:
             base = self._write(writer, records, flags)
@@ -130,12 +131,12 @@ class Appender:
             ticket.base_offset = base
             base += len(ticket.payloads)
 
-    def _must_rotate(self, writer: SegmentWriter, length: int, count: int) -> bool:
+    def _install(self, writer: SegmentWriter) -> None:
+        """From now on this is the active segment. What its header declares must cover what the options allow."""
         header, options = writer.header, self._options
-        return (
-            not writer.has_room(length)
-            or writer.next_offset + count - header.base_offset > L.SEGMENT_RECORDS_MAX
-            or DURABILITIES[header.durability] != options.durability
+        self._writer = writer
+        self._outdated = (
+            DURABILITIES[header.durability] != options.durability
             or header.max_record_bytes < options.max_record_bytes
             or header.max_batch_bytes < options.max_batch_bytes
         )
@@ -166,6 +167,7 @@ class Appender:
         logger.error("append fails until the log is opened again: %s", why)
 
     def _sync(self, writer: SegmentWriter) -> None:
+        hint = self._hint(writer, writer.position, writer.next_offset)
         try:
             writer.sync()
         except BaseException as error:
@@ -176,21 +178,24 @@ class Appender:
                     error.errno, f"sync failed ({error.strerror}): the append is in or out", error.filename
                 ) from error
             raise
-        self._publish(writer)
+        self._publish(writer, hint)
 
-    def _publish(self, writer: SegmentWriter) -> None:
+    def _hint(self, writer: SegmentWriter, position: int, offset: int) -> bytes:
+        return self._lock.make_hint(writer.header.segment_id, position, offset, writer.header.salt, self._boot_id)
+
+    def _publish(self, writer: SegmentWriter, hint: bytes) -> None:
         """Tell what is durable: in the hint, for other processes and the next opening, then here."""
-        header, (position, offset) = writer.header, writer.durable
+        position, offset = writer.durable
         try:
             # After the sync, so that it never claims too much; unsynced, as an old hint is still true.
-            self._lock.write_hint(header.segment_id, position, offset, header.salt, self._boot_id)
+            self._lock.write_hint(hint)
             if writer.hint_due:
                 # Once in a while: bounds what recovery must walk after a power cut.
                 self._lock.sync()
                 writer.hint_due = False
         except OSError as error:
             logger.warning("the hint could not be written (%s); recovery will read more, nothing is lost", error)
-        self.seen = Seen(header.segment_id, position, offset)
+        self.seen = Seen(writer.header.segment_id, position, offset)
         self.next_offset = writer.next_offset
         self.visible = self.written if self._options.durability == "never" else self.seen
         self.on_progress()
@@ -226,7 +231,7 @@ class Appender:
             new = SegmentWriter.create(
                 self._catalog.segments, header, (), segment_bytes=self.segment_bytes, compress=self.compression
             )
-            self._writer = new
+            self._install(new)
         except LogFailed as error:
             self._fail(str(error))
             raise
@@ -237,7 +242,7 @@ class Appender:
             self._fail(f"a rotation was interrupted ({type(error).__name__})")
             raise
         self._catalog.add(new.name)
-        self._publish(new)
+        self._publish(new, self._hint(new, *new.durable))
         try:
             # Only now: a footer on the last segment would say that its successor is lost.
             old.seal()

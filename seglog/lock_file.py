@@ -74,10 +74,14 @@ class LockFile:
         """The hint, if its checksum holds."""
         return decode_hint(self.file.read(0, L.HINT.size))
 
-    def write_hint(self, segment_id: int, position: int, end_offset: int, salt: int, boot_id: bytes) -> None:
-        """Say what is durable. Only ever called after the sync that made it so; not synced itself."""
+    def make_hint(self, segment_id: int, position: int, end_offset: int, salt: int, boot_id: bytes) -> bytes:
+        """What `write_hint` is to write once this is true; made before the sync, while the caches are warm."""
         self._generation += 1
-        self.file.write(0, encode_hint(Hint(self._generation, segment_id, position, end_offset, salt, boot_id)))
+        return encode_hint(Hint(self._generation, segment_id, position, end_offset, salt, boot_id))
+
+    def write_hint(self, hint: bytes) -> None:
+        """Say what is durable. Only ever called after the sync that made it so; not synced itself."""
+        self.file.write(0, hint)
 
     def sync(self) -> None:
         """Bounds how far recovery must walk after a power cut."""

@@ -20,6 +20,7 @@ from seglog.format.segment_header import SegmentHeader, encode_segment_header
 PREALLOCATION_MIN = 64 * 1024
 PREALLOCATION_MAX = 1024 * 1024  # the sync behind a step waits for its zeros: 3 ms here, with 8 MiB it was 30
 HINT_EVERY_BYTES = 8 * 1024 * 1024  # how often the owner is asked to make the hint durable: that is a sync, too
+_BATCH_OVERHEAD = 2 * L.BATCH_HEADER_BYTES + L.END_MARK_BYTES + L.ALIGNMENT  # at most
 INDEX_EVERY_BYTES = 256 * 1024
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -67,7 +68,6 @@ class SegmentWriter:
         self._segment_bytes = segment_bytes
         self._step = PREALLOCATION_MIN
         self._compress = compress
-        self._cut_unsynced = False
 
     @classmethod
     def create(
@@ -124,19 +124,17 @@ class SegmentWriter:
         made.durable = end
         return made
 
-    def has_room(self, length: int) -> bool:
-        """Whether a batch of `length` bytes and `SEGMENT_RECORDS_MAX` still fit; an empty segment takes any batch."""
-        return self.position == L.DATA_START or self.position + length - L.DATA_START <= self._segment_bytes
+    def has_room(self, size: int, count: int) -> bool:
+        """Whether a batch of `count` records and `size` bytes of body still fits; an empty segment takes any batch."""
+        end = self.position + size + _BATCH_OVERHEAD - L.DATA_START
+        in_segment = self.next_offset + count - self.header.base_offset
+        return self.position == L.DATA_START or (end <= self._segment_bytes and in_segment <= L.SEGMENT_RECORDS_MAX)
 
     def write(self, records: Sequence[bytes], time_ns: int, flags: int = 0) -> int:
         """Write one batch; returns its base offset. Not durable before `sync`.
 
         On OSError nothing of it is in the log, unless `cut_back` fails too.
         """
-        if self._cut_unsynced:
-            # Bytes of a failed write lay here; were the cut lost in a power cut they would mix with the new batch.
-            self.file.datasync()
-            self._cut_unsynced = False
         position, base = self.position, self.next_offset
         data = encode_batch(
             records,
@@ -185,7 +183,9 @@ class SegmentWriter:
         """After a failed write: drop what it may have left. Raises OSError if the disk refuses even that."""
         self.file.truncate(self.position)
         self._allocated = self.position
-        self._cut_unsynced = True
+        # Before anybody is told "not accepted": were the cut lost in a power cut, the batch could be back, or its rest
+        # mix with the next one.
+        self.file.datasync()
 
     def sync(self) -> None:
         """All that was written is durable on return."""
