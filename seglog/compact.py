@@ -142,15 +142,12 @@ class _Compaction:
         return self.meta._replace(start_offset=start, removed=tuple(ranges)), allowed
 
     def _ends_by_itself(self, name: SegmentName) -> bool:
-        """Whether a segment says durably where it ends: its footer was never synced, and its successor is to go."""
-        if self.catalog.facts(name).footer is None:
-            return False
-        file = self.catalog.segments.open(name.file_name, write=True)
-        try:
-            file.sync()
-        finally:
-            file.close()
-        return True
+        """Whether a segment needs no successor to say where it ends.
+
+        One that was sealed by a rotation holds no batch behind its end, so it does not even matter whether the footer
+        survives. One that was recovered may: its successor has a copy of them.
+        """
+        return self.catalog.facts(name).footer is not None
 
 
 def _merged(ranges: list[RemovedRange], new: RemovedRange) -> list[RemovedRange]:
