@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor, advanced
 from seglog.delivery import Delivery
-from seglog.errors import InvalidOption, LogClosed, LogForked, OffsetOutOfRange
+from seglog.errors import InvalidOption, LogClosed, LogForked, OffsetOutOfRange, storage_errors
 from seglog.format.extended import decode_extended
 from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Message, Start
@@ -219,7 +219,7 @@ class Consumer(Generic[T]):
 
     def __len__(self) -> int:
         """How many messages are not yet handled, in flight included; does not read them."""
-        with self._lock:
+        with self._lock, storage_errors("counting records"):
             count, cursor = self._source.catalog.records_before, self._cursor
             end = self._source.seen().end_offset
             total = count(max(end, cursor.watermark)) - count(cursor.watermark)
@@ -230,7 +230,7 @@ class Consumer(Generic[T]):
 
     def stats(self) -> ConsumerStats:
         """Where this consumer stands now."""
-        with self._lock:
+        with self._lock, storage_errors("looking at the log"):
             source, mark = self._source, self._cursor.watermark
             scan = source.scan(mark)
             try:

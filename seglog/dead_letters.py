@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from seglog.clock import Clock
 from seglog.disk.base import Directory, Disk
-from seglog.errors import DeadLetterWriteFailed, SeglogError
+from seglog.errors import DeadLetterWriteFailed, SeglogError, storage_errors
 from seglog.format.dead_letter import Envelope, decode_letter, encode_letter
 from seglog.format.names import DEAD, META
 from seglog.group_commit import Ticket
@@ -121,20 +121,21 @@ class DeadLetters:
 
     def _view(self) -> Iterator[tuple[int, Envelope | None]]:
         """All entries as they are on disk now."""
-        try:
-            dead = self._root.directory(DEAD)
-        except FileNotFoundError:
-            return
-        try:
-            view = View.open(self._disk, dead)
-            if view is None:
+        with storage_errors("reading the dead letters"):
+            try:
+                dead = self._root.directory(DEAD)
+            except FileNotFoundError:
                 return
             try:
-                yield from _letters(view.scan(view.state.start_offset))
+                view = View.open(self._disk, dead)
+                if view is None:
+                    return
+                try:
+                    yield from _letters(view.scan(view.state.start_offset))
+                finally:
+                    view.close()
             finally:
-                view.close()
-        finally:
-            dead.close()
+                dead.close()
 
 
 def _letters(scan: Scan) -> Iterator[tuple[int, Envelope | None]]:

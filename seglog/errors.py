@@ -25,6 +25,8 @@ Every error of append means "not accepted", except LogFailed, which means "not k
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class SeglogError(Exception):
@@ -129,3 +131,14 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     kind = DiskFull if error.errno in _NO_SPACE else StorageError
     reason = error.strerror or str(error)
     return kind(error.errno, f"{doing}: {reason}", error.filename)
+
+
+@contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Whatever the operating system says in here, while `doing` something, leaves in its typed form."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(error, doing) from error

@@ -24,6 +24,7 @@ from seglog.errors import (
     LogForked,
     ReadOnly,
     SeglogError,
+    storage_errors,
 )
 from seglog.group_commit import GroupCommit
 from seglog.intake import Intake
@@ -286,7 +287,8 @@ class Log(Generic[T]):
     def consumers(self) -> dict[str, ConsumerStats]:
         """Every registered consumer and where it stands, those of other processes too."""
         self._check_open()
-        return self._roster.stats()
+        with storage_errors("looking at the consumers"):
+            return self._roster.stats()
 
     def remove_consumer(self, name: str) -> None:
         """Forget a consumer, so that it pins nothing any more; durable on return.
@@ -318,8 +320,12 @@ class Log(Generic[T]):
             logger.warning("compaction at rotation: %s", error)
 
     def stats(self) -> LogStats:
-        """The log as it stands now."""
+        """The log as it stands now. Raises StorageError."""
         self._check_open()
+        with storage_errors("looking at the log"):
+            return self._stats()
+
+    def _stats(self) -> LogStats:
         source = self._source
         catalog = source.catalog
         names = catalog.refresh()

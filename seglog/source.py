@@ -17,7 +17,7 @@ from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory
-from seglog.errors import DamageFound, InvalidOption, OffsetOutOfRange, storage_error
+from seglog.errors import DamageFound, InvalidOption, OffsetOutOfRange, storage_error, storage_errors
 from seglog.format import layout as L
 from seglog.format.cursor_state import Seen
 from seglog.format.extended import decode_extended
@@ -126,7 +126,8 @@ class Source(Generic[T]):
         if when.tzinfo is None:
             raise InvalidOption(f"{when!r} has no time zone; pass an aware datetime")
         wanted = int(when.timestamp() * 1e9)
-        start = self._segment_before(wanted)
+        with storage_errors("looking for a time"):
+            start = self._segment_before(wanted)
         scan = self.scan(max(start, self.first_offset()))
         try:
             while (found := scan.next()) is not None:
