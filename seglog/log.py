@@ -306,17 +306,18 @@ class Log(Generic[T]):
         Works beside a live writer too. Without consumers nothing is reclaimed. Raises StorageError.
         """
         self._check_open()
-        self._roster.flush()
-        if not self._source.catalog.refresh():
-            return CompactReport()
-        return compact(self._source.catalog, self._roster.registry())
+        with storage_errors("compaction"):
+            self._roster.flush()
+            if not self._source.catalog.refresh():
+                return CompactReport()
+            return compact(self._source.catalog, self._roster.registry())
 
     def _compact_at_rotation(self) -> None:
         """The writer gives space back as it goes; another process at it, or an error, never fails an append."""
         try:
             if self._source.state().consumers:
                 compact(self._source.catalog, self._roster.registry(), wait=0.0)
-        except SeglogError as error:
+        except (SeglogError, OSError) as error:
             logger.warning("compaction at rotation: %s", error)
 
     def stats(self) -> LogStats:
