@@ -47,7 +47,7 @@ def test_f58_p11_the_childs_handles_say_so_and_the_parent_goes_on(tmp_path: Path
             lambda: log.submit(b"child"),
             log.sync,
             lambda: log.get(0),
-            lambda: log.read(),
+            log.read,
             lambda: next(reading),
             log.stats,
             log.compact,

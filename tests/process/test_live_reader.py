@@ -38,7 +38,7 @@ def test_p11_f68_verify_beside_a_writer_never_calls_its_tail_damage(start: Start
     path = str(tmp_path / "log")
     writer = start(CHILDREN + "append_fast", path, COUNT)
     assert writer.line() == "open"
-    records = []
+    records: list[int] = []
     deadline = time.monotonic() + WAIT_SECONDS
     while (not records or records[-1] < COUNT) and time.monotonic() < deadline:
         report = seglog.verify(path)

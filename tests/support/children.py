@@ -131,7 +131,6 @@ def out_of_descriptors(say: Say, hear: Hear, path: str) -> None:
                 call()
                 appended += 3 if number == 0 else 0
             except (seglog.StorageError, seglog.DeadLetterWriteFailed) as error:
-                assert not isinstance(error, (seglog.LogFailed, seglog.DiskFull)), error
                 kinds.add(type(error).__name__)
         for fd in hoard:
             os.close(fd)
@@ -143,7 +142,7 @@ def out_of_descriptors(say: Say, hear: Hear, path: str) -> None:
     with seglog.open(path) as log:
         assert not log.report.damage
         assert not [name for name in os.listdir(path + "/segments") if name.endswith(".tmp")]
-    say(f"well {sorted(kinds)}")
+    say(" ".join(sorted(kinds)))
 
 
 def limit_descriptors(say: Say, hear: Hear, path: str) -> None:
