@@ -7,11 +7,14 @@ crashes that follow each first one.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from seglog.testing import Operation
 from tests.support.crash_history import Broken
-from tests.support.crash_workloads import WORKLOADS, workload
+from tests.support.crash_life import Life
+from tests.support.crash_workloads import WORKLOADS, appends_many, workload
 from tests.support.power_loss import REPLAY, Crashes, Workload
 
 STATES = 20_000  # distinct crash states in the default run
@@ -27,6 +30,24 @@ def test_p1_to_p5_hold_after_every_crash(each: Workload) -> None:
 
 def test_the_default_run_sees_enough_states() -> None:
     assert sum(each.at_least for each in WORKLOADS) >= STATES
+
+
+def test_p4_an_offset_is_not_shown_before_it_is_safe() -> None:
+    """Another thread looks at the log's offsets whenever a sync is under way."""
+    lives: list[Life] = []
+
+    def run(life: Life) -> None:
+        lives.append(life)
+        appends_many(life)
+        lives.clear()
+
+    def looks(_: Operation) -> bool:
+        for life in lives:
+            life.show()
+        return False
+
+    each = replace(workload("appends_many"), run=run, again=0)
+    assert Crashes(each, ignore=looks).run("") > 150
 
 
 @pytest.mark.parametrize("name", ["appends", "rotations", "acks", "compaction", "creation"])

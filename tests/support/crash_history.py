@@ -74,6 +74,10 @@ class Expected:
         batch.base, batch.durable = base, durable
         self._shown(base + len(batch.payloads))
 
+    def _refused(self) -> None:
+        """The call raised: not accepted, now and for ever."""
+        self.batches.pop()
+
     def _synced(self) -> None:
         for batch in self.batches:
             batch.durable = batch.base is not None
@@ -89,7 +93,14 @@ class Expected:
         self.consumers.setdefault(name, Tracked())
 
     def _registered(self, name: str, start: int) -> None:
-        self.consumers[name].start = start
+        tracked = self.consumers[name]
+        tracked.start = start if tracked.start is None else tracked.start
+
+    def _remove(self, name: str) -> None:
+        self.consumers[name].start = None
+
+    def _removed(self, name: str) -> None:
+        del self.consumers[name]
 
     def _ack(self, name: str, offsets: Sequence[int]) -> None:
         self.consumers[name].asked.update(offsets)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import seglog
+from seglog.disk.base import Disk
 from seglog.model import Gap
 from seglog.testing import CrashDisk, ManualClock
 from seglog.verify import verify
@@ -29,10 +30,10 @@ class Life:
         self.names: list[str] = []  # consumers, as this life found them
         self.log: seglog.Log[bytes] = self._open()
 
-    def _open(self) -> seglog.Log[bytes]:
+    def _open(self, through: Disk | None = None) -> seglog.Log[bytes]:
         self.lives[1] += 1
         clock = ManualClock(seed=self.lives[0] * 1000 + self.lives[1])
-        return seglog.open(self.path, disk=self.disk, clock=clock, **self.options)
+        return seglog.open(self.path, disk=through or self.disk, clock=clock, **self.options)
 
     @property
     def always(self) -> bool:
@@ -60,8 +61,14 @@ class Life:
 
     def register(self, name: str) -> None:
         self.disk.mark(("register", name))
+        start = self.log.first_offset
         self.log.consumer(name)
-        self.disk.mark(("registered", name, 0))
+        self.disk.mark(("registered", name, start))
+
+    def remove(self, name: str) -> None:
+        self.disk.mark(("remove", name))
+        self.log.remove_consumer(name)
+        self.disk.mark(("removed", name))
 
     def ack(self, name: str, *offsets: int) -> None:
         consumer = self.log.consumer(name)
@@ -92,11 +99,11 @@ class Life:
         """Close every file and write nothing, as the kernel does for a dead process. After close() it is a no-op."""
         self.log._after_fork()
 
-    def kill(self, **options: Any) -> None:
-        """The process dies, the machine does not; another process goes on. What was appended is what it finds."""
+    def kill(self, through: Disk | None = None, **options: Any) -> None:
+        """The process dies, the machine does not; another goes on, perhaps with a disk between that fails."""
         self.die()
         self.options.update(options)
-        self.log = self._open()
+        self.log = self._open(through)
 
     def settle(self) -> list[tuple[int, bytes]]:
         """Read all there is; whatever was in flight before is decided now, for ever."""
@@ -117,7 +124,7 @@ class Life:
         expected.check_consumers(self.names)
         for name in self.names:
             consumer = self.log.consumer(name)
-            self.disk.mark(("registered", name, 0))
+            self.disk.mark(("registered", name, self.log.first_offset))
             unacked = [m.offset for m in consumer.unacked()]
             expected.check_unacked(name, 0, unacked, records)
             handled.update(offset for offset, _ in records if offset not in unacked)

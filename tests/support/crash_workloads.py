@@ -123,6 +123,19 @@ def reclaiming_many(life: Life) -> None:
     life.close()
 
 
+def removed_consumers(life: Life) -> None:
+    for number in range(5):
+        life.append(text(number, 1700))
+    life.register("slow")
+    life.register("uploader")
+    life.ack("uploader", 0, 1, 2, 3)
+    life.remove("slow")
+    life.compact()
+    life.register("slow")
+    life.ack("slow", 4)
+    life.close()
+
+
 def many_consumers(life: Life) -> None:
     """The register is longer than a sector."""
     for number in range(9):
@@ -196,6 +209,16 @@ def rejects(life: Life) -> None:
     life.close()
 
 
+def interval_waiting(life: Life) -> None:
+    """The thread that syncs does it; whoever must know waits for it."""
+    life.reopen(sync_interval=0.001)
+    for number in range(3):
+        offset = life.append(text(number, 300))
+        life.log.wait_durable(offset, timeout=30)
+        life.disk.mark(("synced",))
+    life.close()
+
+
 def closing(life: Life) -> None:
     """Close markers, with something and with nothing before them."""
     life.reopen()
@@ -265,12 +288,14 @@ WORKLOADS = [
     Workload("compaction_at_rotation", compaction_at_rotation, start=made, again=1, at_least=1240),
     Workload("compaction", compaction, start=made, again=1, at_least=2140),
     Workload("reclaiming_many", reclaiming_many, start=made, again=1, at_least=3330),
+    Workload("removed_consumers", removed_consumers, start=made, again=1, at_least=1800),
     Workload("many_consumers", many_consumers, start=made, again=1, at_least=680),
     Workload("reopening", reopening, start=made, at_least=370),
     Workload("killed_and_reopened", killed_and_reopened, start=made, at_least=640),
     Workload("compressed", compressed, ZSTD, start=made, at_least=960),
     Workload("never", unsynced, NEVER, start=lambda: made(**NEVER), at_least=1510),
     Workload("interval", unsynced, INTERVAL, start=lambda: made(**INTERVAL), at_least=1510),
+    Workload("interval_waiting", interval_waiting, INTERVAL, start=lambda: made(**INTERVAL), at_least=230),
     Workload("zeros", zeros, start=made, at_least=560),
     Workload("rejects", rejects, start=made, at_least=680),
     Workload("closing", closing, start=made, at_least=210),

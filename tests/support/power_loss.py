@@ -63,12 +63,17 @@ class Crashes:
         self.ignore = ignore
         self.seen: set[tuple[bytes, int]] = set()
 
-    def run(self, replay: str = REPLAY) -> int:
-        """Crash everywhere; how many states there were. Raises Broken at the first promise that was not kept."""
+    def run(self, replay: str = REPLAY, *, last: int | None = None) -> int:
+        """Crash everywhere, or in the last few steps; how many states there were.
+
+        Raises Broken at the first promise that was not kept.
+        """
         only = replay.split("/") if replay.startswith(f"{self.workload.name}/") else []
         numbers = [int(number) for number in only[1:]]
         disk, before = self.first_life()
         for step, number, image, expected in self._images(disk, self.workload.subsets, before, numbers[:2]):
+            if last is not None and step < len(disk.journal) - last:
+                continue
             place = f"{self.workload.name}/{step}/{number}"
             second = self._judge(image, expected, place, seed=1)
             if second is not None:

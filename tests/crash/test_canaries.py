@@ -1,0 +1,347 @@
+"""Break one thing, and a test must go red: the crashes notice every sync that is missing and every wrong order.
+
+`SYNCS` names every place in seglog that syncs. One that is not here fails `test_every_sync_has_a_canary`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import seglog
+from seglog import opening
+from seglog.appender import Appender
+from seglog.compact import _Compaction
+from seglog.cursor import Cursor
+from seglog.dead_letters import DeadLetters
+from seglog.disk import local
+from seglog.recovery import Action, Ending, Verdict
+from seglog.segment_writer import Mark, SegmentWriter
+from seglog.tail import Tail, examine
+from seglog.testing import CrashDisk, Operation
+from seglog.testing.crash_disk import CrashDirectory, CrashFile
+from tests.support import crash_scenes as scenes
+from tests.support.crash_history import Broken
+from tests.support.crash_scenes import Scene, crashes
+from tests.support.crash_workloads import WORKLOADS, made, workload
+from tests.support.power_loss import Workload
+from tests.support.sync_sites import Site, asked_by, sites
+
+
+class Canary(NamedTuple):
+    """A sync, and the scene that notices when it is gone. `path`: only for paths that match this expression.
+
+    The call is taken out, or the disk lies about it (for calls that also tell others what is durable now).
+    """
+
+    site: str
+    scene: Scene
+    path: str = ""
+    lie: bool = True
+
+
+def honest(_: Operation) -> bool:
+    return False
+
+
+died_in_rebuilding = crashes(
+    Workload("died_in_rebuilding", scenes.reclaim_the_middle, start=scenes.killed_while_meta_is_rebuilt), last=1
+)
+rebuilt = crashes(Workload("rebuilt", scenes.reclaim_the_middle, start=scenes.meta_is_lost), last=1)
+failing_write = crashes(Workload("failing_write", scenes.failing_write, start=made))
+
+SYNCS = [
+    # A commit: the acknowledgement stands on this one.
+    Canary("segment_writer.SegmentWriter.sync self.file.datasync", crashes(workload("appends"))),
+    Canary("appender.Appender._sync writer.sync", crashes(workload("appends_many"))),
+    Canary("appender.Appender.commit self._sync", crashes(workload("appends")), lie=False),
+    Canary("segment_writer.SegmentWriter.cut_back self.file.datasync", failing_write),
+    # The other durability classes.
+    Canary("appender.Appender.sync_written self._sync", crashes(workload("interval_waiting"))),
+    # These two make the batch without records durable that proves what is before it: rot there is damage, not suspect.
+    Canary("appender.Appender.sync self._sync", scenes.a_sync_proves, lie=False),
+    Canary("appender.Appender.sync self._sync #2", scenes.a_sync_proves, lie=False),
+    # Rotation, recovery, creation: content, then name, then directory.
+    Canary("appender.Appender.rotate self._sync", crashes(workload("never")), lie=False),
+    Canary("segment_writer.SegmentWriter.create file.sync", crashes(workload("rotations"))),
+    Canary("segment_writer.SegmentWriter.create directory.sync", crashes(workload("rotations"))),
+    Canary("opening._Opening._sync_old file.datasync", scenes.suspect_in_the_page_cache),
+    Canary("opening._sync_names directory.sync", crashes(workload("recovery_in_a_rotation")), "/segments$"),
+    Canary("opening._sync_names directory.sync", scenes.a_new_cursor_by_a_process_that_died, "/cursors$"),
+    Canary("opening._sync_names directory.sync", died_in_rebuilding, "/spool$"),
+    Canary("opening._sync_names root.sync_parents", crashes(workload("creation"))),
+    Canary("opening._Opening._new_meta self.root.sync", rebuilt),
+    # The close marker: after what it claims; and itself, or a clean end would not be one.
+    Canary("appender.Appender.close self._sync", crashes(workload("never")), lie=False),
+    Canary("appender.Appender.close self._sync #2", scenes.a_clean_end_is_durable, lie=False),
+    # The hint is no promise: its sync bounds how much is read after a power cut.
+    Canary("appender.Appender._publish self._lock.sync", scenes.recovery_reads_little),
+    Canary("lock_file.LockFile.sync self.file.datasync", scenes.recovery_reads_little),
+    # Two-slot files.
+    Canary("slot_file.SlotFile.create file.sync", crashes(workload("acks"))),
+    Canary("slot_file.SlotFile.write self.file.datasync", crashes(workload("acks"))),
+    Canary("slot_file.SlotFile.confirm self.file.datasync", scenes.an_ack_in_the_page_cache),
+    Canary("cursor.Cursor.open slots.confirm", scenes.an_ack_in_the_page_cache),
+    Canary("catalog.Meta.open slots.confirm", scenes.the_start_never_goes_back),
+    # Who is registered.
+    Canary("registry.Registry.locked self.meta.file.confirm", scenes.registered_by_a_process_that_died),
+    Canary("registry.Registry.register self.cursors.sync", crashes(workload("acks"))),
+    Canary("registry.Registry.restart self.cursors.sync", scenes.a_new_cursor_for_a_bad_one),
+    Canary("registry.Registry.remove self.cursors.sync", scenes.a_removed_cursor_stays_away),
+    # Compaction.
+    Canary("compact._Compaction._remove self.catalog.segments.sync", scenes.what_was_given_back_stays_away),
+    # Dead letters are a log of their own: the same commit, there.
+    Canary("segment_writer.SegmentWriter.sync self.file.datasync", crashes(workload("rejects")), "/dead/segments/"),
+]
+
+# The real disk, where no crash can be simulated: `test_the_real_disk_is_asked_for_every_sync` reads the system calls.
+REAL = {
+    "disk.local.LocalFile.sync _sync",
+    "disk.local.LocalFile.datasync _datasync",
+    "disk.local.LocalDirectory.sync _sync",
+    "disk.local.LocalDirectory.sync_parents _sync",
+}
+
+
+def test_every_sync_has_a_canary() -> None:
+    assert set(sites()) == {canary.site for canary in SYNCS} | REAL
+
+
+@pytest.mark.parametrize("canary", SYNCS, ids=lambda canary: f"{canary.site} {canary.path}".strip())
+def test_a_missing_sync_is_noticed(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = sites()[canary.site]
+    if not canary.lie:
+        _without_calls_from(site, monkeypatch)
+    with pytest.raises(Broken):
+        canary.scene(asked_by(site, canary.path) if canary.lie else honest)
+
+
+def _without_calls_from(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Appender._sync` is not there where this site calls it."""
+    sync, gone = Appender._sync, asked_by(site)
+
+    def sometimes(self: Appender, writer: Any) -> None:
+        if not gone(Operation("sync", "", None)):  # type: ignore[arg-type]  # only the stack is looked at
+            sync(self, writer)
+
+    monkeypatch.setattr(Appender, "_sync", sometimes)
+
+
+ELSEWHERE = {each.name for each in WORKLOADS}  # crashed with all their syncs in test_power_loss
+
+
+@pytest.mark.parametrize(
+    "scene", [s for s in {c.scene: 0 for c in SYNCS} if s.__name__ not in ELSEWHERE], ids=lambda s: s.__name__
+)
+def test_with_all_syncs_each_scene_holds(scene: Scene) -> None:
+    scene(honest)
+
+
+# Wrong orders and wrong trust: each breaks seglog in one way.
+
+
+def answers_before_the_sync(patch: pytest.MonkeyPatch) -> None:
+    """The sync of a batch comes with the next one."""
+    due: set[int] = set()
+
+    def late(self: SegmentWriter) -> None:
+        end = Mark(self.position, self.next_offset)
+        if id(self) in due:
+            self.file.datasync()
+        due.add(id(self))
+        self.durable = end
+
+    patch.setattr(SegmentWriter, "sync", late)
+
+
+def writes_the_hint_before_the_sync(patch: pytest.MonkeyPatch) -> None:
+    sync = SegmentWriter.sync
+    patch.setattr(SegmentWriter, "sync", lambda self: None)
+    publish = Appender._publish
+
+    def early(self: Appender, writer: SegmentWriter, hint: bytes) -> None:
+        self._lock.write_hint(hint)
+        sync(writer)
+        publish(self, writer, hint)
+
+    patch.setattr(Appender, "_publish", early)
+
+
+def seals_before_the_successor_is_there(patch: pytest.MonkeyPatch) -> None:
+    header_after = Appender.header_after
+
+    def early(self: Appender, *args: Any, **kwargs: Any) -> Any:
+        if self._writer is not None:
+            self._writer.seal()
+        return header_after(self, *args, **kwargs)
+
+    patch.setattr(Appender, "header_after", early)
+
+
+def takes_the_hint_for_the_end(patch: pytest.MonkeyPatch) -> None:
+    def shorter(*args: Any, covered: Mark | None, **kwargs: Any) -> Tail:
+        tail = examine(*args, covered=covered, **kwargs)
+        return tail if covered is None else Tail(covered, covered, Ending.ZERO, covered)
+
+    patch.setattr(opening, "examine", shorter)
+
+
+def takes_every_hint_for_one_of_this_boot(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CrashDisk, "boot_id", lambda _: bytes(16))
+
+
+def forgets_the_offsets_of_a_cut_tail(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(*args: Any, **kwargs: Any) -> Tail:
+        tail = examine(*args, **kwargs)
+        tail.highest = 0
+        return tail
+
+    patch.setattr(opening, "examine", forgetful)
+
+
+def forgets_the_floor(patch: pytest.MonkeyPatch) -> None:
+    header_after = Appender.header_after
+
+    def floorless(self: Appender, *args: Any, **kwargs: Any) -> Any:
+        return header_after(self, *args, **{**kwargs, "floor": 0})
+
+    patch.setattr(Appender, "header_after", floorless)
+
+
+def recovers_in_place(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(opening, "decide", lambda _: Verdict(Action.CONTINUE, False, ""))
+
+
+def marks_as_durable_what_is_in_flight(patch: pytest.MonkeyPatch) -> None:
+    write = SegmentWriter.write
+
+    def claiming(self: SegmentWriter, *args: Any, **kwargs: Any) -> int:
+        self.durable = Mark(self.position, self.next_offset)
+        return write(self, *args, **kwargs)
+
+    patch.setattr(SegmentWriter, "write", claiming)
+
+
+def moves_the_cursor_before_the_letter_is_kept(patch: pytest.MonkeyPatch) -> None:
+    divert, store = DeadLetters.divert, Cursor.store
+    waiting: list[tuple[DeadLetters, Any]] = []
+
+    def eager(self: Cursor, *args: Any, **kwargs: Any) -> None:
+        store(self, *args, **kwargs)
+        while waiting:
+            divert(*waiting.pop())
+
+    patch.setattr(DeadLetters, "divert", lambda self, letters: waiting.append((self, letters)))
+    patch.setattr(Cursor, "store", eager)
+
+
+def unlinks_before_meta_says_so(patch: pytest.MonkeyPatch) -> None:
+    def eager(self: _Compaction, removable: Any) -> tuple[int, int]:
+        meta, allowed = self._after(removable)
+        for name in allowed:
+            self.catalog.segments.unlink(name.file_name)
+        self.catalog.segments.sync()
+        self.catalog.refresh()
+        self.registry.meta.store(meta)
+        return len(allowed), 0
+
+    patch.setattr(_Compaction, "_remove", eager)
+
+
+def renames_before_the_content_is_synced(patch: pytest.MonkeyPatch) -> None:
+    rename, sync = CrashDirectory.rename, CrashFile.sync
+    waiting: list[CrashFile] = []
+
+    def eager(self: CrashDirectory, old: str, new: str) -> None:
+        rename(self, old, new)
+        while waiting:
+            sync(waiting.pop())
+
+    def later(self: CrashFile) -> None:
+        waiting.append(self)
+
+    patch.setattr(CrashFile, "sync", later)
+    patch.setattr(CrashDirectory, "rename", eager)
+
+
+Breakage = Callable[[pytest.MonkeyPatch], None]
+WRONG: list[tuple[Breakage, Scene]] = [
+    (answers_before_the_sync, crashes(workload("appends"))),
+    (writes_the_hint_before_the_sync, crashes(workload("one_append"), again=True)),
+    (seals_before_the_successor_is_there, crashes(workload("rotations"))),
+    (takes_the_hint_for_the_end, crashes(workload("appends"))),
+    (takes_every_hint_for_one_of_this_boot, crashes(workload("never"))),
+    (forgets_the_offsets_of_a_cut_tail, scenes.rot_frees_no_offsets),
+    (forgets_the_floor, scenes.a_jump_survives_a_crash_before_it),
+    (recovers_in_place, crashes(workload("recovery_of_a_copy"), again=True)),
+    (recovers_in_place, crashes(workload("recovery_of_a_torn_tail"))),
+    (marks_as_durable_what_is_in_flight, crashes(workload("never"))),
+    (moves_the_cursor_before_the_letter_is_kept, crashes(workload("rejects"))),
+    (unlinks_before_meta_says_so, crashes(workload("compaction"))),
+    (renames_before_the_content_is_synced, crashes(workload("rotations"))),
+    (renames_before_the_content_is_synced, crashes(workload("acks"))),
+]
+
+
+@pytest.mark.parametrize(("breakage", "scene"), WRONG, ids=lambda each: each.__name__)
+def test_a_wrong_order_is_noticed(breakage: Breakage, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    breakage(monkeypatch)
+    with pytest.raises(Broken):
+        scene(honest)
+
+
+@pytest.mark.parametrize("scene", [scenes.rot_frees_no_offsets, scenes.a_jump_survives_a_crash_before_it])
+def test_p4_no_offset_is_given_out_twice(scene: Scene) -> None:
+    scene(honest)
+
+
+# The real disk.
+
+
+def _asked(tmp_path: Path, patch: pytest.MonkeyPatch) -> set[str]:
+    """The syncs that the kernel is asked for while a log is made in a new directory and gets its first record."""
+    asked: set[str] = set()
+
+    def watched(name: str, sync: Callable[[int], None]) -> Callable[[int], None]:
+        def watch(fd: int) -> None:
+            asked.add(f"{name} {os.path.relpath(os.readlink(f'/proc/self/fd/{fd}'), tmp_path)}")
+            sync(fd)
+
+        return watch
+
+    patch.setattr(local, "_sync", watched("fsync", os.fsync))
+    patch.setattr(local, "_datasync", watched("fdatasync", os.fdatasync))
+    with seglog.open(tmp_path / "new" / "spool") as log:
+        log.append(b"first")
+    return asked
+
+
+NEEDED = {
+    "fsync .",
+    "fsync new",
+    "fsync new/spool",
+    "fsync new/spool/segments",
+    "fsync new/spool/segments/00000000000000000000-00000000.seg.tmp",
+    "fsync new/spool/meta.tmp",
+    "fdatasync new/spool/segments/00000000000000000000-00000000.seg",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are given names by /proc")
+def test_the_real_disk_is_asked_for_every_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _asked(tmp_path, monkeypatch) >= NEEDED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are given names by /proc")
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_a_sync_that_the_real_disk_swallows_is_noticed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, kind, method = name.split(" ", maxsplit=1)[0].split(".")
+    monkeypatch.setattr(getattr(local, kind), method, lambda _: None)
+    assert not _asked(tmp_path, monkeypatch) >= NEEDED
