@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from seglog.catalog import Catalog, Meta, SegmentEnd
 from seglog.clock import SystemClock
-from seglog.continuation import JUMP, Continuation, Target, without_segments
+from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, without_segments
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, LogNotFound, NotALog, StorageError, storage_error
@@ -101,7 +101,7 @@ class _Verification:
         meta, lock = Meta.open(self.root, write=False), LockFile.for_reading(self.root)
         try:
             state = meta.state if meta is not None else MetaState()
-            states = self._cursor_states()
+            states = self._cursor_states(meta)
             hint = lock.hint() if lock is not None else None
             self._all_lost(without_segments(None if meta is None else state, hint, states), state)
             return self._report(0, state.start_offset, 0, states, state.repaired)
@@ -121,15 +121,20 @@ class _Verification:
         # The hint before the bytes: what is written after this look is not judged.
         hint = view.lock.hint() if view.lock is not None else None
         # Cursors before the end of the log, or a busy consumer would seem to have seen more than there is.
-        states = self._cursor_states()
+        states = self._cursor_states(view.meta)
         alive = view.lock is not None and view.lock.is_held()
         horizon = view.seen() if alive else None
-        names = catalog.refresh()
-        if horizon is not None:  # the writer may have rotated since: what it made after our look is not judged
-            names = tuple(name for name in names if name.segment_id <= horizon.segment_id)
+        catalog.refresh()
+        self._set_strangers_aside(catalog)
+        state = view.state
+        # What was reclaimed and came back is no part of the log, nor is what the writer made after our look.
+        names = tuple(
+            name
+            for name in catalog.names
+            if (horizon is None or name.segment_id <= horizon.segment_id) and not catalog.reclaimed(name, state)
+        )
         self.warnings += [f"foreign file {name!r} in segments/" for name in catalog.foreign]
         self._check_meta(view, bool(names))
-        state = view.state
         sizes = {name: _size(catalog, name) for name in names}
         self.total = sum(size or 0 for size in sizes.values())
         expected = state.start_offset
@@ -137,7 +142,7 @@ class _Verification:
         for name in names:
             self.next_offset = expected
             try:
-                after_gap = self._gap_before(catalog, view, name, before, expected)
+                self._gap_before(catalog, view, name, before, expected)
                 try:
                     if horizon is not None and horizon.segment_id == name.segment_id:
                         end = SegmentEnd(horizon.position, horizon.end_offset, horizon.position)
@@ -147,8 +152,8 @@ class _Verification:
                         expected = self._sealed(catalog, name, sealing=sealing)
                     else:
                         expected = self._last(view, name, hint, states)
-                except DamageFound as error:
-                    expected = self._unreadable(catalog, name, sizes[name] or 0, after_gap, error)
+                except DamageFound:
+                    expected = self._unreadable(view, name, hint, states, sizes[name] or 0)
             except FileNotFoundError:
                 continue  # reclaimed while we read: for the next one it is as if it had never been listed
             before = name
@@ -160,12 +165,20 @@ class _Verification:
 
     # -- segments
 
+    def _set_strangers_aside(self, catalog: Catalog) -> None:
+        for name in catalog.names:
+            try:
+                if catalog.facts(name).foreign:
+                    catalog.exclude(name)
+            except FileNotFoundError:
+                continue  # reclaimed just now
+
     def _gap_before(
         self, catalog: Catalog, view: View, name: SegmentName, before: SegmentName | None, expected: int
-    ) -> int:
+    ) -> None:
         """Offsets between the end of what was read and this segment's base, and why they are not there."""
         if name.base_offset <= expected and (before is None or name.segment_id == before.segment_id + 1):
-            return name.base_offset if before is None else expected
+            return
         first, stop = expected, name.base_offset
         adjacent = before is not None and name.segment_id == before.segment_id + 1
         removed: Intervals | None = None
@@ -183,7 +196,6 @@ class _Verification:
         if header is not None and jump < stop:
             missing = L.JUMP_REASONS[header.jump_reason] == "missing"
             (self.missing if missing else self.skipped).append(OffsetRange(jump, stop - 1))
-        return stop
 
     def _sealed(self, catalog: Catalog, name: SegmentName, *, sealing: bool) -> int:
         end = catalog.end_of(name)
@@ -282,14 +294,21 @@ class _Verification:
             return SegmentEnd(position, offset, position)
         return SegmentEnd(tail.bad_end.position, tail.bad_end.offset if tail.count_known else offset + JUMP, position)
 
-    def _unreadable(self, catalog: Catalog, name: SegmentName, size: int, expected: int, error: DamageFound) -> int:
-        end = catalog.end_of(name)
-        following = catalog.after(name)
-        most = following.base_offset if following is not None else name.base_offset + JUMP
-        stop = end.offset if end is not None else most
-        last = stop - 1 if stop > name.base_offset else None
-        first = name.base_offset if last is not None else None
-        self.damage.append(Damage(name.file_name, 0, size, first, last, error.reason))
+    def _unreadable(
+        self, view: View, name: SegmentName, hint: Hint | None, states: dict[str, CursorState | None], size: int
+    ) -> int:
+        """No copy of the header, and nothing that knows the salt: every record of the segment is out of reach."""
+        following = view.catalog.after(name)
+        end = view.catalog.end_of(name) if following is not None else None
+        if end is not None:
+            stop = end.offset
+        elif following is not None:
+            stop = following.base_offset
+        else:
+            stop = behind_unreadable(name, view.meta.state if view.meta is not None else None, states, hint)
+            self.unread = stop - name.base_offset
+        first, last = (name.base_offset, stop - 1) if stop > name.base_offset else (None, None)
+        self.damage.append(Damage(name.file_name, 0, size, first, last, "segment header"))
         return stop
 
     def _header_copies(self, name: SegmentName, bad: tuple[int, ...]) -> None:
@@ -308,15 +327,37 @@ class _Verification:
             # A crash while it is written leaves the same, and the other slot says all there is to know.
             self.warnings.append(f"one slot of {N.META} does not read back; the other one counts")
 
-    def _cursor_states(self) -> dict[str, CursorState | None]:
+    def _cursor_states(self, meta: Meta | None) -> dict[str, CursorState | None]:
+        """The registered consumers' cursors, None where one is missing or does not read back. A file that `meta` does
+        not know is what an interrupted change of the register leaves; it counts only while `meta` is in doubt."""
         try:
             cursors = self.root.directory(N.CURSORS)
         except FileNotFoundError:
             return {}
         try:
-            return read_cursors(cursors)
+            states = read_cursors(cursors, None if meta is None else meta.log_id)
         finally:
             cursors.close()
+        if meta is None or not meta.file.whole:
+            return states
+        return {name: states.get(name) for name, _ in meta.state.consumers}
+
+    def _take_out(self, repaired: tuple[tuple[int, int], ...]) -> None:
+        """What was repaired is told as repaired, and as nothing else."""
+        mended = Intervals(repaired)
+        for ranges in (self.suspect, self.missing, self.skipped):
+            ranges[:] = [
+                OffsetRange(first, stop - 1)
+                for found in ranges
+                for first, stop in mended.holes(found.first_offset, found.last_offset + 1)
+            ]
+        self.damage = [
+            damage
+            for damage in self.damage
+            if damage.first_offset is None
+            or damage.last_offset is None
+            or any(mended.holes(damage.first_offset, damage.last_offset + 1))
+        ]
 
     def _tick(self, position: int) -> None:
         if self.progress is not None:
@@ -338,10 +379,13 @@ class _Verification:
             acked = sum(count(stop) - count(first) for first, stop in (state.acked if state is not None else ()))
             end = max(self.next_offset - self.unread, mark)
             lag = max(0, count(end) - count(mark) - acked)
-            cursors[name] = CursorReport(mark, lag, state is not None)
+            # Nothing was ever shown further ahead than a jump: such a cursor is damaged, whatever its checksum says.
+            believable = state is not None and mark <= self.next_offset + JUMP
+            cursors[name] = CursorReport(mark, lag, believable)
         unreadable = [name for name, cursor in cursors.items() if not cursor.ok]
         self.warnings += [f"the cursor of consumer {name!r} does not read back" for name in unreadable]
         letters = DeadLetters(self.disk, SystemClock(), self.root, LogOptions(), 1 << 40)
+        self._take_out(repaired)
         lost = any(d.first_offset is not None for d in self.damage) or bool(self.missing) or bool(self.suspect)
         return VerifyReport(
             ok=not (self.damage or self.suspect or self.missing or unreadable),
