@@ -52,7 +52,10 @@ class Source(Generic[T]):
     def state(self) -> MetaState:
         """What `meta` says now (any process may have changed it); without it, what the listing says."""
         if self.meta is not None:
-            return self.meta.reload()
+            try:
+                return self.meta.reload()
+            except OSError as error:
+                raise storage_error(error, "reading where the log begins") from error
         names = self.catalog.names
         return MetaState(names[0].base_offset if names else 0)
 
