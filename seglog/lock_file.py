@@ -32,10 +32,10 @@ class LockFile:
                 who = lock.holder() or "another process"
                 raise LogLocked(f"{directory.path}: the log is open for writing by {who}; one writer at a time")
             lock._write_holder(holder)
+            known = lock.hint()
         except BaseException:
             file.close()
             raise
-        known = lock.hint()
         lock._generation = known.generation if known else 0
         return lock
 
