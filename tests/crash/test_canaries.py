@@ -254,6 +254,7 @@ def unlinks_before_meta_says_so(patch: pytest.MonkeyPatch) -> None:
 
 
 def renames_before_the_content_is_synced(patch: pytest.MonkeyPatch) -> None:
+    """Shown for segments. A cursor counts only once `meta` names it, later; `meta` itself would be rebuilt."""
     rename, sync = CrashDirectory.rename, CrashFile.sync
     waiting: list[CrashFile] = []
 
@@ -284,7 +285,6 @@ WRONG: list[tuple[Breakage, Scene]] = [
     (moves_the_cursor_before_the_letter_is_kept, crashes(workload("rejects"))),
     (unlinks_before_meta_says_so, crashes(workload("compaction"))),
     (renames_before_the_content_is_synced, crashes(workload("rotations"))),
-    (renames_before_the_content_is_synced, crashes(workload("acks"))),
 ]
 
 

@@ -22,13 +22,15 @@ SMALL = {"segment_bytes": 4096}
 class Life:
     """Opens the log at once. `seed` makes this life's random bytes; no two lives of one history may share it."""
 
-    def __init__(self, disk: CrashDisk, seed: int, path: str = PATH, **options: Any) -> None:
+    def __init__(
+        self, disk: CrashDisk, seed: int, path: str = PATH, *, through: Disk | None = None, **options: Any
+    ) -> None:
         self.disk = disk
         self.path = path
         self.options = {**SMALL, **options}
         self.lives = [seed, 0]
         self.names: list[str] = []  # consumers, as this life found them
-        self.log: seglog.Log[bytes] = self._open()
+        self.log: seglog.Log[bytes] = self._open(through)
 
     def _open(self, through: Disk | None = None) -> seglog.Log[bytes]:
         self.lives[1] += 1
