@@ -414,6 +414,7 @@ class _Opening:
     def _note_lost_segments(self, meta: Meta | None) -> None:
         """For the report: ids that lack in the listing and are not called removed. Opens only their neighbours."""
         removed = () if meta is None else meta.state.removed
+        start = self.catalog.names[0].base_offset if meta is None else meta.state.start_offset
         for left, right in itertools.pairwise(self.catalog.names):
             lacking = right.segment_id - left.segment_id - 1
             known = sum(
@@ -423,11 +424,11 @@ class _Opening:
             if lacking <= known:
                 continue
             end = self.catalog.end_of(left)
-            first = left.base_offset if end is None else end.offset
+            # Not what was given back: of several segments that a crash brought back, some may lack.
+            first = max(start, left.base_offset if end is None else end.offset)
             if right.base_offset > first:
                 self.missing.append(OffsetRange(first, right.base_offset - 1))
         names = self.catalog.names
-        start = names[0].base_offset if meta is None else meta.state.start_offset
         if names[0].base_offset > start:
             self.missing.append(OffsetRange(start, names[0].base_offset - 1))
 
