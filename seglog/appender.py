@@ -45,14 +45,13 @@ class Appender:
         *,
         seen: Seen,
         next_offset: int,
-        segment_bytes: int | None = None,
     ) -> None:
         self.seen = seen  # all before it is durable: segment, position, end offset
         self.next_offset = next_offset
         self.visible = seen  # readers may read to here: the same, except under "never"
         self.on_progress: Callable[[], None] = _nothing
         self.on_rotation: Callable[[], None] = _nothing
-        self.segment_bytes = segment_bytes or options.segment_bytes
+        self.segment_bytes = options.segment_bytes
         self._catalog = catalog
         self._lock = lock
         self._clock = clock
@@ -244,12 +243,13 @@ class Appender:
         self._catalog.add(new.name)
         self._publish(new, self._hint(new, *new.durable))
         try:
-            # Only now: a footer on the last segment would say that its successor is lost.
-            old.seal()
+            try:
+                # Only now: a footer on the last segment would say that its successor is lost.
+                old.seal()
+            finally:
+                old.close()
         except OSError as error:
             logger.warning("%s keeps no footer (%s); reading does without", old.name.file_name, error)
-        finally:
-            old.close()
         self.on_rotation()
         return new
 
@@ -310,7 +310,7 @@ class Appender:
                 if writer.position > writer.durable.position:
                     self._sync(writer)  # the marker proves what is before it, so that must be durable first
                 if not self._marked:
-                    writer.write((), self._clock.time_ns(), L.FLAG_CLOSE)
+                    self._write(writer, (), L.FLAG_CLOSE)
                     self._sync(writer)
         except StorageError as error:
             logger.warning("closed without a marker: %s", error)

@@ -260,7 +260,7 @@ class Consumer(Generic[T]):
                 self.flush()
             finally:
                 self.abandon()
-        self._on_close(self.name)
+                self._on_close(self.name)
 
     def abandon(self) -> None:
         """Close the files and nothing else: for a child after fork()."""

@@ -93,8 +93,7 @@ class DeadLetters:
             try:
                 appender.close()
             finally:
-                for handle in (opened.meta, opened.segments, opened.cursors, opened.lock):
-                    handle.close()
+                opened.close()
 
     def __iter__(self) -> Iterator[DeadLetter]:
         for offset, letter in self._view():

@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 from seglog.compact import compact
@@ -365,10 +366,12 @@ class Log(Generic[T]):
                 self._abandon()  # all of it again: an interrupt may have struck in the middle
                 return
             self._stop_syncing.set()
-            self._roster.close()
         try:
-            if self._commits is not None and self._opened is not None:
-                self._commits.close(self._opened.appender.close)
+            try:
+                self._roster.close()
+            finally:
+                if self._commits is not None and self._opened is not None:
+                    self._commits.close(self._opened.appender.close)
         finally:
             with self._lock:
                 self._abandon()
@@ -378,23 +381,16 @@ class Log(Generic[T]):
         """Close the files and nothing else."""
         self._closed = True
         self._source.closed = True
-        self._roster.abandon()
-        parts: list[Any] = []
-        if self._opened is not None:
-            parts = [self._opened.meta, self._opened.segments, self._opened.cursors, self._opened.lock]
-        if self._view is not None:
-            parts.append(self._view)
-        parts += [self._source.meta, self._source.root]
-        for part in parts:
-            if part is not None:
-                part.close()
+        with ExitStack() as parts:  # every one, whatever the others say
+            for part in (self._source.root, self._source.meta, self._view, self._opened):
+                if part is not None:
+                    parts.callback(part.close)
+            parts.callback(self._roster.abandon)
 
     def _after_fork(self) -> None:
         """In the child: this handle is dead. Closing our copies of the descriptors leaves the parent's lock alone."""
         self._forked = self._source.forked = True
         self._lock = threading.RLock()
-        if self._opened is not None:
-            self._opened.appender.abandon()
         self._abandon()
 
     def _check_open(self) -> None:

@@ -107,17 +107,21 @@ def _open(
     letters = DeadLetters(disk, clock, root, options, dead_letter_bytes)
     if options.mode == "rw":
         opened = open_for_writing(disk, clock, root, options)
-        letters.prepare()
-        source: Source[Any] = Source(
-            Origin(opened.meta.log_id.hex(), serializer),
-            opened.catalog,
-            clock,
-            letters,
-            root,
-            Meta.open(root, write=False),
-            appender=opened.appender,
-        )
-        return Log(options, source, disk, name, opened.report, opened, None)
+        try:
+            letters.prepare()
+            source: Source[Any] = Source(
+                Origin(opened.meta.log_id.hex(), serializer),
+                opened.catalog,
+                clock,
+                letters,
+                root,
+                Meta.open(root, write=False),
+                appender=opened.appender,
+            )
+            return Log(options, source, disk, name, opened.report, opened, None)
+        except BaseException:
+            opened.close()
+            raise
     view = _view(disk, root, clock)
     if view is None:
         raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')

@@ -51,6 +51,12 @@ class Opened:
     appender: Appender
     report: OpenReport
 
+    def close(self) -> None:
+        """Let go of all but `root`, without a word to the disk."""
+        self.appender.abandon()
+        for handle in (self.meta, self.segments, self.cursors, self.lock):
+            handle.close()
+
 
 def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, CursorState | None]:
     """Every cursor file's state by consumer name; None where it does not read back, or is another log's."""
@@ -74,13 +80,7 @@ def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, C
 
 
 def open_for_writing(
-    disk: Disk,
-    clock: Clock,
-    root: Directory,
-    options: LogOptions,
-    *,
-    wait: float = LOCK_WAIT_SECONDS,
-    segment_bytes: int | None = None,
+    disk: Disk, clock: Clock, root: Directory, options: LogOptions, *, wait: float = LOCK_WAIT_SECONDS
 ) -> Opened:
     """Open, recover and report. The caller closes `root` if this raises."""
     entries = check_is_log(root)
@@ -95,7 +95,7 @@ def open_for_writing(
         _sync_names(root, segments, cursors)
         catalog = Catalog(segments)
         catalog.hint = lock.hint
-        return _Opening(disk, clock, root, segments, cursors, lock, catalog, options, segment_bytes).run(created)
+        return _Opening(disk, clock, root, segments, cursors, lock, catalog, options).run(created)
     except BaseException:
         for directory in opened:
             directory.close()
@@ -138,12 +138,10 @@ class _Opening:
         lock: LockFile,
         catalog: Catalog,
         options: LogOptions,
-        segment_bytes: int | None,
     ) -> None:
         self.root, self.segments, self.cursors = root, segments, cursors
         self.lock, self.catalog, self.clock, self.options = lock, catalog, clock, options
         self.boot_id = disk.boot_id()
-        self.segment_bytes = segment_bytes
         self.states: dict[str, CursorState | None] = {}
         self.hint = lock.hint()
         self.damage: list[Damage] = []
@@ -254,7 +252,6 @@ class _Opening:
             self.boot_id,
             seen=seen,
             next_offset=next_offset,
-            segment_bytes=self.segment_bytes,
         )
 
     def _try(self, appender: Appender, *, marked: bool = False) -> None:

@@ -37,6 +37,9 @@ class Registry:
                     raise StorageError(errno.EAGAIN, f"another process holds it for more than {wait:.0f} s", file.name)
                 self.meta.reload()
                 self.meta.file.confirm()
+                if not self.meta.file.whole:
+                    # A registration may have been torn: before `meta` is whole again it must name all who count now.
+                    self._store(self.names())
                 yield
             finally:
                 file.close()
