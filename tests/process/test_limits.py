@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 import seglog
+from seglog import segment_writer
 from seglog.appender import first_header, new_salt
+from seglog.catalog import Meta
 from seglog.clock import SystemClock
 from seglog.disk.local import LocalDisk
 from seglog.disk.memory import MemoryDisk
 from seglog.format import layout as L
 from seglog.format.meta_state import MetaState
-from seglog.format.names import META, SEGMENTS, SegmentName
-from seglog.catalog import Meta
+from seglog.format.names import SEGMENTS, SegmentName
 from seglog.options import LogOptions
 from seglog.segment_writer import SegmentWriter
 from seglog.testing import FaultDisk
@@ -159,8 +160,8 @@ def beginning_at(path: Path, offset: int, segment_id: int = 0) -> None:
     segments = root.directory(SEGMENTS)
     meta = Meta.open(root, write=True)
     assert meta is not None
-    for name in segments.list():
-        segments.unlink(name)
+    for old in segments.list():
+        segments.unlink(old)
     name = SegmentName(offset, segment_id)
     header = first_header(clock, LogOptions(), meta.log_id, name)
     SegmentWriter.create(segments, header, (), segment_bytes=MIB).close()
@@ -239,8 +240,6 @@ def test_salts_are_odd_and_differ() -> None:
 
 def test_f51_memory_that_runs_out_leaves_the_log_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """MemoryError in each call that an append makes; the allocator itself cannot be told to fail from Python."""
-    from seglog import segment_writer
-
     place = Place("log", MemoryDisk())
     log = place.open()
     log.append(b"before")
@@ -256,10 +255,8 @@ def test_f51_memory_that_runs_out_leaves_the_log_whole(monkeypatch: pytest.Monke
         after = [log.append(b"after")]
     except seglog.LogFailed:
         after = []
-    try:
+    with contextlib.suppress(seglog.LogFailed):
         log.close()
-    except seglog.LogFailed:
-        pass
     with place.open() as log:
         assert payloads(log.read()) == [b"before", *[b"after" for _ in after]]
         log.append(b"on")
