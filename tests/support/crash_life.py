@@ -118,6 +118,8 @@ class Life:
 
     def next_life(self, expected: Expected) -> list[tuple[int, bytes]]:
         """Everything that the history promises to the program that opens the log after the crash."""
+        found = self.log.report
+        demand(not (found.damage or found.missing or found.suspect), "open reports a loss:", found)
         expected.check_next_offset(self.log.next_offset)
         records = self.settle()
         expected.check_records(records)
