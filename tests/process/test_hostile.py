@@ -193,7 +193,7 @@ def test_f47_p9_every_refusal_of_the_system_is_a_typed_error_that_names_the_file
         assert len(payloads(log.read())) == 6
 
 
-def test_f92_mode_r_and_verify_ask_for_no_change_of_any_kind(path: Path) -> None:
+def test_f88_f92_mode_r_and_verify_ask_for_no_change_of_any_kind(path: Path) -> None:
     disk = FaultDisk(LocalDisk())
     with seglog.open(path, "r", disk=disk) as log:
         list(log.read())

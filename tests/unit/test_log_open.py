@@ -123,7 +123,7 @@ def test_p8_what_an_interrupted_creation_leaves_is_an_empty_log(left: tuple[str,
     assert seglog.verify(tmp_path).records == 1
 
 
-def test_p8_an_existing_root_keeps_its_mode_and_an_unsafe_one_is_a_warning(
+def test_p8_f82_an_existing_root_keeps_its_mode_and_an_unsafe_one_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tmp_path / "log"
