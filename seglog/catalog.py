@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
@@ -54,13 +55,18 @@ class Catalog:
         self.foreign: tuple[str, ...] = ()
         self.log_id: bytes | None = None  # once known, segments of other logs are told apart
         self.hint: Callable[[], Hint | None] = lambda: None
+        self._lock = threading.RLock()
         self._strangers: set[SegmentName] = set()
         self._facts: OrderedDict[tuple[SegmentName, bool], SegmentFacts] = OrderedDict()
         self._waypoints: OrderedDict[SegmentName, list[tuple[int, int]]] = OrderedDict()
         self.refresh()
 
     def refresh(self) -> tuple[SegmentName, ...]:
-        """List the directory again."""
+        """List the directory again. Under a lock: an old listing must not undo what the writer added since."""
+        with self._lock:
+            return self._list()
+
+    def _list(self) -> tuple[SegmentName, ...]:
         names, foreign = [], []
         for entry in self.segments.list():
             name = parse_segment_name(entry)
@@ -69,7 +75,6 @@ class Catalog:
             elif not is_temporary(entry):
                 foreign.append(entry)
         names.sort(key=lambda name: (name.segment_id, name.base_offset))
-        self.names = tuple(names)
         suspicious = {
             name
             for left, right in itertools.pairwise(names)
@@ -85,13 +90,15 @@ class Catalog:
 
     def exclude(self, name: SegmentName) -> None:
         """Treat a segment as foreign from now on: its header says that it is not ours."""
-        self._strangers.add(name)
-        self.refresh()
+        with self._lock:
+            self._strangers.add(name)
+            self._list()
 
     def add(self, name: SegmentName) -> None:
         """The writer made a segment."""
-        if name not in self.names:
-            self.names = (*self.names, name)
+        with self._lock:
+            if name not in self.names:
+                self.names = (*self.names, name)
 
     def index_of(self, offset: int) -> int:
         """Index of the segment that holds `offset`, or would; -1 if it lies before the first."""
@@ -249,8 +256,13 @@ class Catalog:
 
     def settle(self) -> None:
         """Set aside what is no end of this log: last segments of other logs, or under a name that is not theirs."""
-        while self.names and self.facts(self.names[-1]).foreign:
-            self.exclude(self.names[-1])
+        for _ in range(_LOOKS):
+            try:
+                while self.names and self.facts(self.names[-1]).foreign:
+                    self.exclude(self.names[-1])
+                return
+            except FileNotFoundError:
+                self.refresh()  # the log moved on and reclaimed it
 
     def reclaimed(self, name: SegmentName, meta: MetaState) -> bool:
         """Whether this is a segment that was given back, and whose unlinking did not survive a crash."""
@@ -333,7 +345,8 @@ class Meta:
         """What another process may have written since."""
         payload = self.file.load()
         if payload is not None:
-            self.state = decode_meta(payload)
+            self.state = state = decode_meta(payload)
+            return state  # not the field: another thread may have put back what it read before us
         return self.state
 
     def store(self, state: MetaState) -> None:

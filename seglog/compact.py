@@ -6,6 +6,7 @@ calls reclaimed, and one that is still there is unlinked the next time.
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 from seglog.catalog import Catalog
@@ -46,34 +47,29 @@ class _Compaction:
 
     def run(self) -> CompactReport:
         names = self.catalog.refresh()
-        left = [self.catalog.reclaimed(name, self.meta) for name in names]
+        following = dict(itertools.pairwise(names))
         pinned: list[PinnedSegment] = []
         removable: list[tuple[SegmentName, int]] = []  # with its end offset
-        for name, gone in zip(names, left, strict=True):
-            following = self.catalog.after(name)
-            if gone and following is not None:
-                removable.append((name, following.base_offset))
-                continue
-            reasons, end = self._pins(name)
-            if reasons:
+        for name in names:
+            stop = following[name].base_offset if name in following else None
+            gone = stop is not None and self.catalog.reclaimed(name, self.meta)
+            reasons = () if gone else self._pins(name, stop)
+            if reasons or stop is None:
                 pinned.append(PinnedSegment(name.file_name, reasons))
             else:
-                removable.append((name, end))
-        removed, size = self._remove(removable) if removable else (0, 0)
+                removable.append((name, stop))
+        removed, size = self._remove(removable, names) if removable else (0, 0)
         return CompactReport(removed, size, self.registry.meta.state.start_offset, tuple(pinned))
 
-    def _pins(self, name: SegmentName) -> tuple[tuple[str, ...], int]:
-        """What keeps the segment, and its end offset."""
-        following = self.catalog.after(name)
-        if following is None:
-            return ("active",), 0
+    def _pins(self, name: SegmentName, stop: int | None) -> tuple[str, ...]:
+        """What keeps the segment; `stop` is the base offset of the next one, None for the last."""
+        if stop is None:
+            return ("active",)
         if not self.consumers:
-            return ("no consumers",), 0
-        stop = following.base_offset
-        waiting = tuple(
+            return ("no consumers",)
+        return tuple(
             consumer for consumer in sorted(self.consumers) if not self._passed(self.states.get(consumer), name, stop)
         )
-        return waiting, stop
 
     def _passed(self, state: CursorState | None, name: SegmentName, stop: int) -> bool:
         """An unreadable cursor has passed nothing: its consumer begins again at the start."""
@@ -90,8 +86,9 @@ class _Compaction:
         held = Intervals(state.acked).range_at(max(name.base_offset, state.watermark))
         return held is not None and held[1] >= stop
 
-    def _remove(self, removable: list[tuple[SegmentName, int]]) -> tuple[int, int]:
-        meta, allowed = self._after(removable)
+    def _remove(self, removable: list[tuple[SegmentName, int]], names: tuple[SegmentName, ...]) -> tuple[int, int]:
+        self._confirm_listing()
+        meta, allowed = self._after(removable, names)
         if meta != self.meta:
             self.registry.meta.store(meta)
         size = 0
@@ -108,7 +105,14 @@ class _Compaction:
         logger.info("compaction removed %d segments, %d bytes", len(allowed), size)
         return len(allowed), size
 
-    def _after(self, removable: list[tuple[SegmentName, int]]) -> tuple[MetaState, list[SegmentName]]:
+    def _confirm_listing(self) -> None:
+        """A successor that was listed may have been renamed a moment ago, by the writer: were its name lost in a power
+        cut after the unlinking of what it seals, the log would have no end."""
+        self.catalog.segments.sync()
+
+    def _after(
+        self, removable: list[tuple[SegmentName, int]], names: tuple[SegmentName, ...]
+    ) -> tuple[MetaState, list[SegmentName]]:
         """What `meta` says afterwards, and which segments go: a prefix moves the start, middles are listed."""
         gone = {name.segment_id: end for name, end in removable}
         start = self.meta.start_offset
@@ -116,7 +120,7 @@ class _Compaction:
         allowed = []
         prefix = True
         stays: SegmentName | None = None
-        for name in self.catalog.names:
+        for name in names:
             if name.segment_id not in gone:
                 if prefix:
                     start = max(start, name.base_offset)
@@ -136,9 +140,9 @@ class _Compaction:
                     continue
                 ranges = merged
             allowed.append(name)
-        first = next((name for name in self.catalog.names if name.segment_id not in gone), None)
-        if first is not None:  # what lies before the first segment is told by the start offset alone
-            ranges = [r for r in ranges if r.last_id > first.segment_id]
+        # What lies before the first segment is told by the start offset alone; the last one always stays.
+        first = next(name for name in names if name.segment_id not in gone)
+        ranges = [r for r in ranges if r.last_id > first.segment_id]
         return self.meta._replace(start_offset=start, removed=tuple(ranges)), allowed
 
     def _ends_by_itself(self, name: SegmentName) -> bool:

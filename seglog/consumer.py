@@ -6,6 +6,7 @@ durable on return. Damage is kept in the dead-letter queue before the position m
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from seglog.reader import Hole, Run
 from seglog.source import Source
 
 T = TypeVar("T")
+logger = logging.getLogger("seglog")
 
 _offset: Callable[[object], int] = attrgetter("offset")
 MAX_IN_FLIGHT = 10_000  # below the cursor's number of ranges, so that acks in any order can be stored
@@ -38,13 +40,14 @@ class Consumer(Generic[T]):
         *,
         max_in_flight: int,
         on_gap: Callable[[Gap], None] | None,
-        on_close: Callable[[str], None],
+        on_close: Callable[[Consumer[T]], None],
         register_lock: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.name = cursor.name
         self._source = source
         self._cursor = cursor
-        self._delivery = Delivery(source, cursor, max_in_flight, on_gap)
+        self._delivery = Delivery(source, cursor, max_in_flight)
+        self._on_gap = on_gap
         self._on_close = on_close
         self._register_lock = register_lock
         self._lock = threading.RLock()
@@ -78,17 +81,35 @@ class Consumer(Generic[T]):
         while True:
             with self._lock:
                 self._check_open()
-                messages = self._delivery.take(limit, max_bytes)
-                if messages:
-                    return messages
+                try:
+                    messages = self._delivery.take(limit, max_bytes)
+                finally:
+                    gaps = self._delivery.take_gaps()
                 pause = self._delivery.pause()
                 awaited = self._delivery.awaited
+            self._tell(gaps, messages)
+            if messages:
+                return messages
             if deadline is not None:
                 left = deadline - clock.monotonic()
                 if left <= 0:
                     return []
                 pause = min(pause, left)
             self._source.wait_beyond(awaited, pause)
+
+    def _tell(self, gaps: list[Gap], messages: Sequence[Message[T]] = ()) -> None:
+        """Call `on_gap`, without the lock: it may call anything. If it raises, nobody will see the messages."""
+        try:
+            for gap in gaps:
+                if self._on_gap is not None:
+                    self._on_gap(gap)
+                else:
+                    first, last = gap.first_offset, gap.last_offset
+                    logger.warning("consumer %s: offsets %d to %d: %s", self.name, first, last, gap.reason)
+        except BaseException:
+            with self._lock:
+                self._delivery.put_back(messages)
+            raise
 
     def __iter__(self) -> Iterator[Message[T]]:
         """Messages for ever, waiting for more; acks none. Raises LogClosed when the log is closed."""
@@ -167,6 +188,8 @@ class Consumer(Generic[T]):
                 # First kept, then acked: a crash between gives the message again, and its letter is there once.
                 self._delivery.divert(found, reason, detail)
                 self.ack(*found)
+            gaps = self._delivery.take_gaps()
+        self._tell(gaps)
 
     def _ranges(self, messages: Sequence[Message[T] | int]) -> list[tuple[int, int]]:
         """The offsets as ranges, checked."""
@@ -253,14 +276,20 @@ class Consumer(Generic[T]):
 
     def close(self) -> None:
         """Let go of the consumer; what is in flight will be given out again. Twice is fine."""
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                self.flush()
-            finally:
-                self.abandon()
-                self._on_close(self.name)
+        try:
+            with self._lock:
+                if not self._closed:
+                    try:
+                        self.flush()
+                    finally:
+                        self.abandon()
+        finally:
+            self._on_close(self)  # not under the lock: the roster takes its own before ours
+
+    def after_fork(self) -> None:
+        """In the child: whoever held the lock does not exist here."""
+        self._lock = threading.RLock()
+        self.abandon()
 
     def abandon(self) -> None:
         """Close the files and nothing else: for a child after fork()."""

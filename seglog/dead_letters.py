@@ -93,6 +93,7 @@ class DeadLetters:
             try:
                 appender.close()
             finally:
+                opened.lock.file.unlock()  # not by closing alone: a child forked meanwhile has a copy
                 opened.close()
 
     def __iter__(self) -> Iterator[DeadLetter]:

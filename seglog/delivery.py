@@ -6,8 +6,7 @@ Not thread-safe; the consumer serialises. Nothing here acks: the position moves 
 from __future__ import annotations
 
 import heapq
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor
@@ -20,7 +19,6 @@ from seglog.reader import Hole, Run
 from seglog.source import Source
 
 T = TypeVar("T")
-logger = logging.getLogger("seglog")
 
 NO_LIMIT = 1 << 62  # bytes
 
@@ -28,20 +26,18 @@ NO_LIMIT = 1 << 62  # bytes
 class Delivery(Generic[T]):
     """Gives out messages and remembers which are in flight."""
 
-    def __init__(
-        self, source: Source[T], cursor: Cursor, max_in_flight: int, on_gap: Callable[[Gap], None] | None
-    ) -> None:
+    def __init__(self, source: Source[T], cursor: Cursor, max_in_flight: int) -> None:
         self._source = source
         self._cursor = cursor
         self._max_in_flight = max_in_flight
-        self._on_gap = on_gap
         self._scan = source.scan(cursor.watermark)
         self._run: Run | None = None  # what the scan gave last
         self._run_at = 0  # how many of its records were given out
         self._held: Hole | None = None  # met, and not yet dealt with
         self._flying = Intervals()
         self._returned: list[tuple[float, int]] = []  # heap: when due, offset
-        self._due: set[int] = set()  # offsets whose due time was waited for
+        self._in_line: set[int] = set()  # the offsets in that heap
+        self.gaps: list[Gap] = []  # passed over, and not yet told
         self.in_flight = 0
 
     @property
@@ -55,7 +51,7 @@ class Delivery(Generic[T]):
         self._scan.seek(offset)
         self._run = self._held = None
         self._flying, self.in_flight, self._returned = Intervals(), 0, []
-        self._due.clear()
+        self._in_line.clear()
 
     def close(self) -> None:
         self._scan.close()
@@ -76,12 +72,11 @@ class Delivery(Generic[T]):
             while self._returned and len(found) < limit and self._take_returned(found):
                 room -= len(found[-1].payload)
                 if room < 0 and len(found) > 1:
-                    self._put_back(found.pop())
+                    self.put_back([found.pop()])
                     return found
             self._take_new(found, limit, room)
         except BaseException:
-            for message in found:  # nobody will see them: they must not stay in flight
-                self._put_back(message)
+            self.put_back(found)  # nobody will see them: they must not stay in flight
             raise
         return found
 
@@ -92,20 +87,28 @@ class Delivery(Generic[T]):
         """The first message that was put back and is due again."""
         now = self._source.clock.monotonic()
         while self._returned and self._returned[0][0] <= now:
-            _, offset = heapq.heappop(self._returned)
-            if self._cursor.handled(offset):
-                continue
-            self._due.add(offset)
-            message = self.fetch(offset)
+            offset = self._returned[0][1]
+            message = None
+            if not self._cursor.handled(offset):
+                message = self.fetch(offset)  # may raise: then it stays in line
+            heapq.heappop(self._returned)
+            self._in_line.discard(offset)
             if message is not None:
                 self._fly(offset, offset + 1)
                 found.append(message)
                 return True
         return False
 
-    def _put_back(self, message: Message[T]) -> None:
-        self.land(message.offset, message.offset + 1)
-        heapq.heappush(self._returned, (0.0, message.offset))
+    def _line_up(self, due: float, offset: int) -> None:
+        if offset not in self._in_line:
+            self._in_line.add(offset)
+            heapq.heappush(self._returned, (due, offset))
+
+    def put_back(self, messages: Sequence[Message[T]]) -> None:
+        """These were not given out after all: they come first the next time."""
+        for message in messages:
+            self.land(message.offset, message.offset + 1)
+            self._line_up(0.0, message.offset)
 
     def fetch(self, offset: int) -> Message[T] | None:
         scan = self._source.scan(offset)
@@ -118,7 +121,7 @@ class Delivery(Generic[T]):
         if isinstance(found, Hole):
             self._meet_hole(found)
             return None
-        made = self._messages(found, 0, 1)
+        made = self._messages(found, 0, 1, fetched=True)
         return made[0] if made else None
 
     def _take_new(self, found: list[Message[T]], limit: int, room: int) -> None:
@@ -172,7 +175,7 @@ class Delivery(Generic[T]):
             return None if have_some else item
         return item
 
-    def _messages(self, run: Run, start: int, stop: int) -> list[Message[T]]:
+    def _messages(self, run: Run, start: int, stop: int, *, fetched: bool = False) -> list[Message[T]]:
         """Messages of a run's records; those expired, not yet due or undecodable are dealt with here."""
         origin, time_ns, first = self._source.origin, run.time_ns, run.first + start
         records = run.records[start:stop]
@@ -180,10 +183,12 @@ class Delivery(Generic[T]):
             return plain_messages(first, records, time_ns, origin)
         made = []
         for offset, stored in enumerate(records, first):
+            if offset in self._in_line and not fetched:
+                continue  # met before; something behind it failed then
             payload, extras = stored, None
             if run.extended:
                 payload, extras = decode_extended(stored)
-                if not self._is_current(offset, extras):
+                if not self._is_current(offset, extras, fetched):
                     continue
             message = Message(offset, payload, time_ns, origin, extras, 1 + self._cursor.attempts.get(offset, 0))
             decoded = self._decoded(message)
@@ -191,16 +196,15 @@ class Delivery(Generic[T]):
                 made.append(decoded)
         return made
 
-    def _is_current(self, offset: int, extras: Extras) -> bool:
+    def _is_current(self, offset: int, extras: Extras, fetched: bool) -> bool:
         """Whether a record is neither expired (then it becomes a gap) nor still to wait (then it is remembered)."""
-        if extras.expiry_ns and extras.expiry_ns <= self._source.clock.time_ns():
+        now = self._source.clock.time_ns()
+        if extras.expiry_ns and extras.expiry_ns <= now:
             self._pass_over(Gap(offset, offset, "expired"))
             return False
-        if extras.due_ns and offset not in self._due:
-            wait = (extras.due_ns - self._source.clock.time_ns()) / 1e9
-            if wait > 0:
-                heapq.heappush(self._returned, (self._source.clock.monotonic() + wait, offset))
-                return False
+        if extras.due_ns > now and not fetched:
+            self._line_up(self._source.clock.monotonic() + (extras.due_ns - now) / 1e9, offset)
+            return False
         return True
 
     def _decoded(self, message: Message[T]) -> Message[T] | None:
@@ -223,8 +227,9 @@ class Delivery(Generic[T]):
                 self._fly(message.offset, message.offset + 1)
 
     def _fly(self, first: int, stop: int) -> None:
+        already = sum(end - start for start, end in self._flying.overlap(first, stop))
         self._flying.add(first, stop)
-        self.in_flight += stop - first
+        self.in_flight += stop - first - already
 
     def land(self, first: int, stop: int) -> None:
         for start, end in self._flying.overlap(first, stop):
@@ -235,7 +240,7 @@ class Delivery(Generic[T]):
         """Put messages in flight back, to be given out first once the monotonic clock says `due`."""
         for offset in offsets:
             self.land(offset, offset + 1)
-            heapq.heappush(self._returned, (due, offset))
+            self._line_up(due, offset)
 
     def flying(self, first: int, stop: int) -> list[int]:
         """The offsets of first .. stop-1 that are in flight."""
@@ -268,12 +273,12 @@ class Delivery(Generic[T]):
 
     def _pass_over(self, gap: Gap) -> None:
         self._cursor.pass_over(gap.first_offset, gap.last_offset + 1)
-        if self._on_gap is not None:
-            self._on_gap(gap)
-        else:
-            logger.warning(
-                "consumer %s: offsets %d to %d: %s", self._cursor.name, gap.first_offset, gap.last_offset, gap.reason
-            )
+        self.gaps.append(gap)  # told once the consumer's lock is let go: whoever hears it may call back
+
+    def take_gaps(self) -> list[Gap]:
+        """What was passed over since the last time."""
+        gaps, self.gaps = self.gaps, []
+        return gaps
 
     def divert(self, messages: Sequence[Message[T]], reason: str, detail: str) -> None:
         """Keep these as dead letters, durably; each once, however often it is tried."""

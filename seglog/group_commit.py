@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from seglog.errors import LogClosed, LogFailed
 from seglog.model import Extras
 
+_HELPER_SECONDS = 0.001
 _WATCH_SECONDS = 1.0  # how often a waiter looks whether its leader is still alive
 
 
@@ -98,22 +99,38 @@ class GroupCommit:
     def _wait(self, ticket: Ticket) -> None:
         """Until the ticket is settled or it is its turn to lead."""
         assert ticket.turn is not None
-        while not ticket.turn.acquire(timeout=_WATCH_SECONDS):
+        # The helper itself waits here when a future's callback appends: nobody else leads for submitted tickets then.
+        patience = _HELPER_SECONDS if threading.current_thread() is self._helper else _WATCH_SECONDS
+        while not ticket.turn.acquire(timeout=patience):
             if ticket.done or self._leader is ticket:
                 return  # whoever was to wake us was interrupted
             with self._mutex:
-                self._look_after_the_leader()
+                unclaimed = self._look_after_the_leader()
+            if unclaimed is not None:
+                self._lead_for(unclaimed)
 
-    def _look_after_the_leader(self) -> None:
-        """Under the mutex: nobody may wait for one who does nothing any more."""
+    def _look_after_the_leader(self) -> Ticket | None:
+        """Under the mutex: nobody may wait for one who does nothing. Returns a ticket for the caller to lead."""
         leader = self._leader
         if leader is None:
             self._pass_on()
         elif leader.leader is not None and not leader.leader.is_alive():
             leader.settle(LogFailed(5, "the thread that led this commit died; reopen the log"))
             self._pass_on()
-        elif leader.leader is None and leader.turn is None:
-            self._wake.release()
+        elif leader.leader is None and leader.future is not None:
+            leader.leader = threading.current_thread()
+            return leader
+        return None
+
+    def _lead_for(self, ticket: Ticket) -> None:
+        """Lead for a submitted ticket, which the caller has claimed."""
+        try:
+            self._lead(ticket)
+        except BaseException as error:
+            ticket.settle(LogFailed(5, f"the commit was interrupted by {type(error).__name__}"))
+            self._abandon(ticket)
+            if not isinstance(error, Exception) and threading.current_thread() is not self._helper:
+                raise
 
     def _lead(self, own: Ticket) -> None:
         own.leader = threading.current_thread()
@@ -206,11 +223,7 @@ class GroupCommit:
                 if ticket is None or ticket.future is None or ticket.leader is not None:
                     continue
                 ticket.leader = threading.current_thread()
-            try:
-                self._lead(ticket)
-            except BaseException as error:
-                ticket.settle(LogFailed(5, f"the commit was interrupted by {type(error).__name__}"))
-                self._abandon(ticket)
+            self._lead_for(ticket)
 
     def exclusively(self, action: Callable[[], None], *, last: bool = False) -> None:
         """Run `action` as the leader, with no commit under way; first of all that is queued, or last."""

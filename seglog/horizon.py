@@ -10,7 +10,6 @@ from seglog.format.hint import Hint
 from seglog.format.names import SegmentName
 from seglog.lock_file import LockFile
 from seglog.options import DURABILITIES
-from seglog.segment_reader import Block
 from seglog.segment_writer import Mark
 from seglog.tail import examine
 
@@ -28,6 +27,14 @@ class HintHorizon:
 
     def seen(self) -> Seen:
         """The place up to which records are visible now."""
+        for _ in range(_READS):
+            try:
+                return self._look()
+            except FileNotFoundError:
+                self._catalog.refresh()  # the log moved on and reclaimed what we looked at
+        return self._look()
+
+    def _look(self) -> Seen:
         hint = self._hint()
         names = self._catalog.names
         if not names or hint is None or hint.segment_id != names[-1].segment_id:
@@ -102,10 +109,12 @@ class HintHorizon:
         segment = self._catalog.open(name)
         try:
             position, offset = start.position, start.end_offset
-            for found in segment.walk(position, offset, segment.file.size()):
-                if not isinstance(found, Block) or found.fault == "body":
+            size = segment.file.size()
+            # Header by header: a walk would look for the next batch through all that is preallocated.
+            while (header := segment.header_at(position, offset, size)) is not None:
+                if segment.block(position, header).fault == "body":
                     break
-                position, offset = found.end, found.header.end_offset
+                position, offset = position + header.length, header.end_offset
         finally:
             segment.close()
         seen = Seen(name.segment_id, position, offset)

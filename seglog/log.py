@@ -124,7 +124,7 @@ class Log(Generic[T]):
         """Every record below it is fsynced."""
         self._check_open()
         appender = self._source.appender
-        return appender.durable_offset if appender is not None else self._source.seen().end_offset
+        return appender.durable_offset if appender is not None else self._source.durable().end_offset
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -204,7 +204,7 @@ class Log(Generic[T]):
             left = 1.0 if deadline is None else deadline - clock.monotonic()
             if left <= 0:
                 raise TimeoutError(f"offset {offset} is not durable yet")
-            self._source.wait_beyond(offset, min(left, 1.0))
+            self._source.wait_beyond(offset, min(left, 1.0), durable=True)
 
     def _writable(self) -> GroupCommit:
         commits = self._commits
@@ -391,6 +391,7 @@ class Log(Generic[T]):
         """In the child: this handle is dead. Closing our copies of the descriptors leaves the parent's lock alone."""
         self._forked = self._source.forked = True
         self._lock = threading.RLock()
+        self._roster.after_fork()
         self._abandon()
 
     def _check_open(self) -> None:

@@ -65,7 +65,10 @@ def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, C
         name = entry.removesuffix(N.CURSOR_SUFFIX)
         if name == entry:
             continue
-        file = cursors.open(entry)
+        try:
+            file = cursors.open(entry)
+        except FileNotFoundError:
+            continue  # removed since it was listed
         try:
             slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=bytes(16), slot_bytes=L.CURSOR_SLOT_BYTES)
             payload = slots.load()
@@ -161,8 +164,7 @@ class _Opening:
         appender = self._end(log_id, meta)
         if meta is None:
             meta = self._new_meta(log_id)
-        if not had_segments and created:
-            self.clean = True
+        self.clean = self.clean or (created and not had_segments)
         warnings = [*self.root.warnings(), *(f"foreign file {name!r} in segments/" for name in self.catalog.foreign)]
         for warning in warnings:
             logger.warning("%s", warning)

@@ -120,13 +120,17 @@ class Scan:
         except DamageFound as error:
             self._unreadable(name, end, seen, str(error))
             return
-        self._segment, self._end = segment, end
-        if sealed and end is None:
-            # Its successor is lost and it has no footer: it ends where it stops to read well.
-            self._end = SegmentEnd(segment.file.size(), -1, segment.file.size())
-        limit = self._end.position if self._end is not None else seen.position
-        self._position, self._at = catalog.locate(segment, self.offset, limit)
-        self._limit = limit
+        try:
+            if sealed and end is None:
+                # Its successor is lost and it has no footer: it ends where it stops to read well.
+                end = SegmentEnd(segment.file.size(), -1, segment.file.size())
+            limit = end.position if end is not None else seen.position
+            position, at = catalog.locate(segment, self.offset, limit)
+        except BaseException:
+            segment.close()
+            raise
+        self._end, self._position, self._at, self._limit = end, position, at, limit
+        self._segment = segment  # last: whoever finds it set reads on from these
 
     def _before_first(self) -> None:
         start = self._meta().start_offset

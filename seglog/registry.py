@@ -42,7 +42,10 @@ class Registry:
                     self._store(self.names())
                 yield
             finally:
-                file.close()
+                try:
+                    file.unlock()  # not by closing alone: a child forked meanwhile has a copy of the descriptor
+                finally:
+                    file.close()
         except StorageError:
             raise
         except OSError as error:

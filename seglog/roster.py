@@ -71,24 +71,37 @@ class Roster(Generic[T]):
             self._open[name] = made, settings
             return made
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, consumer: Consumer[T]) -> None:
         with self._lock:
-            self._open.pop(name, None)
+            known = self._open.get(consumer.name)
+            if known is not None and known[0] is consumer:
+                del self._open[consumer.name]
+
+    def _opened(self) -> list[Consumer[T]]:
+        """Those that are open now; to be called without our lock, as they take theirs first."""
+        with self._lock:
+            return [consumer for consumer, _ in self._open.values()]
 
     def _cursor(self, registry: Registry, name: str, start: Start) -> Cursor:
         source = self._source
-        with registry.locked():
-            if name not in registry.names():
-                registry.register(name, source.resolve(start))
-            cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
-            # Nothing was ever shown this far ahead (opening would have jumped): such a cursor is damaged.
-            if cursor is not None and cursor.watermark > source.seen().end_offset + SEGMENT_RECORDS_MAX:
-                cursor.close()
-                cursor = None
-            if cursor is None:
-                logger.warning("the cursor of consumer %r does not read back; it begins again at the start", name)
-                registry.restart(name, source.first_offset())
+        cursor: Cursor | None = None
+        try:
+            with registry.locked():
+                if name not in registry.names():
+                    registry.register(name, source.resolve(start))
                 cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
+                # Nothing was ever shown this far ahead (opening would have jumped): such a cursor is damaged.
+                if cursor is not None and cursor.watermark > source.seen().end_offset + SEGMENT_RECORDS_MAX:
+                    cursor.close()
+                    cursor = None
+                if cursor is None:
+                    logger.warning("the cursor of consumer %r does not read back; it begins again at the start", name)
+                    registry.restart(name, source.first_offset())
+                    cursor = Cursor.open(registry.cursors, name, registry.meta.log_id)
+        except BaseException:
+            if cursor is not None:
+                cursor.close()
+            raise
         if cursor is None:
             raise StorageError(5, f"the cursor of consumer {name!r} cannot be read even after it was made anew")
         return cursor
@@ -153,8 +166,9 @@ class Roster(Generic[T]):
         consumer_name(name)
         with self._lock:
             held = self._open.get(name)
-            if held is not None:
-                held[0].close()
+        if held is not None:
+            held[0].close()
+        with self._lock:
             registry = self.registry()
             with registry.locked():
                 if name not in registry.names():
@@ -166,18 +180,22 @@ class Roster(Generic[T]):
 
     def flush(self) -> None:
         """Make positions durable that gaps moved."""
-        with self._lock:
-            for consumer, _ in self._open.values():
-                consumer.flush()
+        for consumer in self._opened():
+            consumer.flush()
 
     def close(self) -> None:
         """Close every consumer."""
-        with self._lock:
-            for consumer, _ in list(self._open.values()):
-                consumer.close()
+        for consumer in self._opened():
+            consumer.close()
+
+    def after_fork(self) -> None:
+        """In the child: nobody who held a lock exists here."""
+        self._lock = threading.RLock()
+        for consumer, _ in self._open.values():
+            consumer.after_fork()
 
     def abandon(self) -> None:
-        """Close files and nothing else, without taking a lock: last thing at close, and in a child after fork()."""
+        """Close files and nothing else: last thing at close."""
         for consumer, _ in self._open.values():
             consumer.abandon()
         for handle in (self._cursors, self._meta):

@@ -91,15 +91,16 @@ class Source(Generic[T]):
             with self._progress:
                 self._progress.notify_all()
 
-    def wait_beyond(self, offset: int, timeout: float) -> None:
-        """Until the visible end is beyond `offset`, at most `timeout` seconds; may return early."""
+    def wait_beyond(self, offset: int, timeout: float, *, durable: bool = False) -> None:
+        """Until the visible (or durable) end is beyond `offset`, at most `timeout` seconds; may return early."""
         if self.appender is None:
             self.clock.sleep(min(timeout, _POLL_SECONDS))
             return
         with self._progress:
             self._waiting += 1
             try:
-                if self.appender.visible.end_offset <= offset and not self.closed:
+                place = self.appender.seen if durable else self.appender.visible
+                if place.end_offset <= offset and not self.closed:
                     self._progress.wait(timeout)
             finally:
                 self._waiting -= 1
@@ -163,15 +164,18 @@ class Source(Generic[T]):
         return best
 
     def bytes_before(self, offset: int) -> int:
-        """Bytes of all batches before the one that holds `offset`."""
+        """Bytes of all batches before the one that holds `offset`; before the first segment, of what is gone."""
         catalog = self.catalog
-        index = catalog.index_of(offset)
-        if index < 0:
-            return 0
         try:
+            index = catalog.index_of(offset)
+            if index < 0:
+                header = catalog.facts(catalog.names[0]).header if catalog.names else None
+                return 0 if header is None else header.bytes_before
             segment = catalog.open(catalog.names[index])
         except (DamageFound, FileNotFoundError):
             return 0
+        except OSError as error:
+            raise storage_error(error, f"looking for offset {offset}") from error
         try:
             seen = self.seen()
             active = seen.segment_id == segment.name.segment_id

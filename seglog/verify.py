@@ -159,7 +159,9 @@ class _Verification:
             before = name
             self.done += sizes[name] or 0
         self.next_offset = expected
-        if not names:
+        if horizon is not None:
+            self.next_offset = max(expected, horizon.end_offset)  # the writer may have moved past all that was listed
+        elif not catalog.names:
             self._all_lost(without_segments(view.meta.state if view.meta is not None else None, hint, states), state)
         return self._report(len(names), state.start_offset, self.total, states, state.repaired, view)
 
@@ -340,6 +342,8 @@ class _Verification:
             cursors.close()
         if meta is None or not meta.file.whole:
             return states
+        if any(name not in states for name, _ in meta.state.consumers):
+            meta.reload()  # it may just have been removed: `meta` first, then its file
         return {name: states.get(name) for name, _ in meta.state.consumers}
 
     def _take_out(self, repaired: tuple[tuple[int, int], ...]) -> None:

@@ -96,6 +96,7 @@ THREADS = (
     "group_commit",
     "consumer",
     "dead_letters",
+    "catalog",
     "source",
     "roster",
     "log",

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from seglog.cli import demo, main
+from seglog.cli import main
+from seglog.demo import story
 from seglog.demo.account import Account, Balance
 from seglog.demo.collector import Store, key_offsets
 from seglog.demo.damage import Flip, flip_one_byte
@@ -152,7 +153,7 @@ def test_what_is_not_as_promised_is_said_and_exits_1(
         balance=dataclasses.replace(GOOD.balance, delivered=8, unaccounted=2),
         problems=("2 acknowledged events did not arrive",),
     )
-    monkeypatch.setattr(demo.Story, "run", lambda self, count: bad)
+    monkeypatch.setattr(story.Story, "run", lambda self, count: bad)
     assert main.main(["demo", *(["--json"] if json_wanted else [])]) == 1
     captured = capsys.readouterr()
     assert expected in captured.out

@@ -95,6 +95,9 @@ SYNCS = [
     Canary("registry.Registry.remove self.cursors.sync", scenes.a_removed_cursor_stays_away),
     # Compaction.
     Canary("compact._Compaction._remove self.catalog.segments.sync", scenes.what_was_given_back_stays_away),
+    Canary(
+        "compact._Compaction._confirm_listing self.catalog.segments.sync", scenes.compacted_while_the_writer_rotates
+    ),
     # Dead letters are a log of their own: the same commit, there.
     Canary("segment_writer.SegmentWriter.sync self.file.datasync", crashes(workload("rejects")), "/dead/segments/"),
 ]
@@ -241,8 +244,8 @@ def moves_the_cursor_before_the_letter_is_kept(patch: pytest.MonkeyPatch) -> Non
 
 
 def unlinks_before_meta_says_so(patch: pytest.MonkeyPatch) -> None:
-    def eager(self: _Compaction, removable: Any) -> tuple[int, int]:
-        meta, allowed = self._after(removable)
+    def eager(self: _Compaction, removable: Any, names: Any) -> tuple[int, int]:
+        meta, allowed = self._after(removable, names)
         for name in allowed:
             self.catalog.segments.unlink(name.file_name)
         self.catalog.segments.sync()

@@ -16,6 +16,7 @@ import pytest
 import seglog
 from seglog import segment_writer
 from seglog.testing import CrashDisk, Fault, FaultDisk, Image, ManualClock, Operation
+from seglog.testing.crash_disk import CrashDirectory
 from seglog.verify import verify
 from tests.support.crash_history import demand
 from tests.support.crash_life import PATH, Life
@@ -124,6 +125,40 @@ def the_start_never_goes_back(ignore: Ignore) -> None:
         start = last.log.first_offset
         last.die()
         demand(start >= shown, "the start went back and is lost:", start, shown)
+
+
+def compacted_while_the_writer_rotates(ignore: Ignore) -> None:
+    """Another process compacts between the rename and the directory sync of a rotation; then power fails."""
+    disk = CrashDisk(ignore=ignore)
+    log = seglog.open(PATH, disk=disk, segment_bytes=4096, clock=ManualClock())
+    consumer = log.consumer("uploader")
+    for number in range(4):
+        log.append(text(number, 900))
+    consumer.ack(*range(4))
+    other = seglog.open(PATH, mode="r", disk=disk, clock=ManualClock(seed=1))
+    other.compact()
+    before = len(disk.journal)
+    removed: list[int] = []
+    sync = CrashDirectory.sync
+
+    def between(self: CrashDirectory) -> None:
+        if not removed and self.path.endswith("segments") and self.list()[-1].startswith(f"{4:020d}"):
+            removed.append(0)
+            removed.append(other.compact().removed_segments)
+        sync(self)
+
+    try:
+        CrashDirectory.sync = between  # type: ignore[method-assign]
+        log.append(text(4, 900))
+        demand(removed == [0, 1], "the other process did not compact in between:", removed)
+        for step in range(before, len(disk.journal) + 1):
+            for image in lost_power(disk, step):
+                report = verify(PATH, disk=image.disk())
+                demand(report.ok, "all was acked, and verify says:", report.missing, report.damage, image.label)
+    finally:
+        CrashDirectory.sync = sync  # type: ignore[method-assign]
+        other.close()
+        log.close()
 
 
 def registered_by_a_process_that_died(ignore: Ignore) -> None:

@@ -26,7 +26,8 @@ class FakeClock(ManualClock):
         self.advance(seconds)
 
     def random_bytes(self, count: int) -> bytes:
-        return min(int(self.share * 256**count), 256**count - 1).to_bytes(count, "little")
+        most: int = 256**count - 1
+        return min(int(self.share * (most + 1)), most).to_bytes(count, "little")
 
 
 def message(offset: int, payload: bytes = b"x", **extras: Any) -> Message[bytes]:

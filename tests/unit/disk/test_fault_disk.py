@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 import pytest
 
@@ -129,8 +130,12 @@ def test_a_failed_close_has_closed_and_a_failed_unlock_has_unlocked() -> None:
     for operation in ("close", "unlock"):
         file = root.open(operation, create=True)
         assert file.lock()
-        disk.arm(Fault(), match=lambda name, _, operation=operation: name == operation)
+        disk.arm(Fault(), match=_only(operation))
         with pytest.raises(OSError):
             getattr(file, operation)()
         disk.arm(None)
         assert root.open(operation, write=True).lock()
+
+
+def _only(operation: str) -> Callable[[str, str], bool]:
+    return lambda name, _: name == operation

@@ -63,7 +63,8 @@ def test_p5_what_was_not_confirmed_is_there_for_the_next_one(tmp_path: Path) -> 
 
 
 def test_stop_from_another_thread_ends_an_idle_forwarder() -> None:
-    arrived, came = [], threading.Event()
+    arrived: list[bytes] = []
+    came = threading.Event()
 
     def send(batch: Batch) -> None:
         arrived.extend(one.payload for one in batch)
