@@ -263,9 +263,10 @@ class LocalDirectory:
                         above_fd = os.open("..", _DIRECTORY, dir_fd=fd)
                     except PermissionError:
                         return
-                    if fd != self._fd:
-                        os.close(fd)
-                    fd, above = above_fd, os.fstat(above_fd)
+                    passed, fd = fd, above_fd  # first, so that after an interrupt `finally` closes none twice
+                    if passed != self._fd:
+                        os.close(passed)
+                    above = os.fstat(fd)
                     if above.st_dev != here.st_dev or above.st_ino == here.st_ino:
                         return
                     _sync(fd)
