@@ -52,10 +52,10 @@ class Cursor:
             file = cursors.open(cursor_file_name(name), write=True)
         except FileNotFoundError:
             return None
+        slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=log_id, slot_bytes=L.CURSOR_SLOT_BYTES)
         try:
             if not file.lock():
                 raise ConsumerBusy(f"consumer {name!r} is held by another process")
-            slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=log_id, slot_bytes=L.CURSOR_SLOT_BYTES)
             payload = slots.load()
             state = None if payload is None or slots.log_id != log_id else decode_cursor(payload)
             slots.confirm()

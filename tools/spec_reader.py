@@ -240,7 +240,13 @@ class Dir:
             raise CannotCheck(f"{path}: {error}") from error
 
     def close(self) -> None:
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            self.close()
 
     def names(self) -> list[str]:
         try:

@@ -46,7 +46,9 @@ class Child:
     def line(self, timeout: float = WAIT_SECONDS) -> str | None:
         """The next line it says; None when it has ended. Raises AssertionError for a traceback, and for silence."""
         while b"\n" not in self._unread:
-            if not select.select([self._output], [], [], timeout)[0]:
+            waiting = select.poll()  # not select(): a descriptor may be above 1,024
+            waiting.register(self._output, select.POLLIN)
+            if not waiting.poll(timeout * 1000):
                 raise AssertionError(f"child {self.pid} says nothing for {timeout} s")
             data = os.read(self._output, 1 << 16)
             if not data:
