@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from seglog.compact import compact
@@ -50,6 +51,8 @@ from seglog.options import (
 from seglog.registry import Registry
 from seglog.roster import Roster
 from seglog.source import Source
+from seglog.survey import survey
+from seglog.syncer import Syncer
 from seglog.view import View
 
 T = TypeVar("T")
@@ -85,13 +88,14 @@ class Log(Generic[T]):
         self._pid = os.getpid()
         self._closed = False
         self._forked = False
-        self._stop_syncing = threading.Event()
-        self._syncer: threading.Thread | None = None
+        self._syncer: Syncer | None = None
         self._commits: GroupCommit | None = None
         if opened is not None:
             self._commits = GroupCommit(opened.appender.commit, max_bytes=GROUP_COMMIT_BYTES)
+            if options.durability == "interval":
+                self._syncer = Syncer(opened.appender, self._commits, options.sync_interval)
             opened.appender.on_progress = source.progressed
-            opened.appender.on_rotation = self._compact_at_rotation
+            opened.appender.on_rotation = partial(_compact_at_rotation, source, self._roster)  # no cycle: `__del__`
         _open_logs.add(self)
 
     # -- what it is
@@ -208,31 +212,12 @@ class Log(Generic[T]):
 
     def _writable(self) -> GroupCommit:
         commits = self._commits
-        if commits is None or self._closed or self._forked or self._failed_to_start():
+        if commits is None or self._closed or self._forked:
             self._check_open()
             raise ReadOnly('the log was opened with mode "r"')
+        if self._syncer is not None:
+            self._syncer.start()
         return commits
-
-    def _failed_to_start(self) -> bool:
-        """Under "interval" the first append starts the thread that syncs."""
-        if self._options.durability == "interval" and self._syncer is None and self._opened is not None:
-            with self._lock:
-                if self._syncer is None:
-                    self._syncer = threading.Thread(target=self._sync_often, name="seglog-sync", daemon=True)
-                    self._syncer.start()
-        return False
-
-    def _sync_often(self) -> None:
-        opened, commits = self._opened, self._commits
-        assert opened is not None
-        assert commits is not None
-        while not self._stop_syncing.wait(self._options.sync_interval):
-            try:
-                if opened.appender.written != opened.appender.seen:
-                    commits.exclusively(opened.appender.sync_written)
-            except SeglogError as error:
-                logger.error("syncing stops: %s", error)
-                return
 
     def _writer_parts(self) -> Opened:
         self._check_open()
@@ -313,48 +298,11 @@ class Log(Generic[T]):
                 return CompactReport()
             return compact(self._source.catalog, self._roster.registry())
 
-    def _compact_at_rotation(self) -> None:
-        """The writer gives space back as it goes; another process at it, or an error, never fails an append."""
-        try:
-            if self._source.state().consumers:
-                compact(self._source.catalog, self._roster.registry(), wait=0.0)
-        except (SeglogError, OSError) as error:
-            logger.warning("compaction at rotation: %s", error)
-
     def stats(self) -> LogStats:
         """The log as it stands now. Raises StorageError."""
         self._check_open()
         with storage_errors("looking at the log"):
-            return self._stats()
-
-    def _stats(self) -> LogStats:
-        source = self._source
-        catalog = source.catalog
-        names = catalog.refresh()
-        size = 0
-        for name in names:
-            try:
-                file = catalog.segments.open(name.file_name)
-            except FileNotFoundError:
-                continue
-            size += file.size()
-            file.close()
-        end = source.seen().end_offset
-        first = source.first_offset()
-        consumers = self.consumers()
-        second = names[1].base_offset if len(names) > 1 else None
-        pinned = tuple(n for n, s in sorted(consumers.items()) if second is not None and s.watermark < second)
-        return LogStats(
-            first_offset=first,
-            next_offset=self.next_offset,
-            durable_offset=self.durable_offset,
-            records=max(0, catalog.records_before(end) - catalog.records_before(first)),
-            bytes=size,
-            segments=len(names),
-            consumers=consumers,
-            dead_letters=len(source.dead_letters),
-            pinned_by=pinned,
-        )
+            return survey(self._source, self.consumers())
 
     def close(self) -> None:
         """Finish what is queued, leave a close marker, let go of lock and files. Twice is fine.
@@ -365,7 +313,8 @@ class Log(Generic[T]):
             if self._closed or self._forked:
                 self._abandon()  # all of it again: an interrupt may have struck in the middle
                 return
-            self._stop_syncing.set()
+            if self._syncer is not None:
+                self._syncer.stop()
         try:
             try:
                 self._roster.close()
@@ -417,7 +366,18 @@ class Log(Generic[T]):
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not self._forked:
+            if self._syncer is not None:
+                self._syncer.stop()
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+
+
+def _compact_at_rotation(source: Source[Any], roster: Roster[Any]) -> None:
+    """The writer gives space back as it goes; another process at it, or an error, never fails an append."""
+    try:
+        if source.state().consumers:
+            compact(source.catalog, roster.registry(), wait=0.0)
+    except (SeglogError, OSError) as error:
+        logger.warning("compaction at rotation: %s", error)
 
 
 def _after_fork_in_child() -> None:

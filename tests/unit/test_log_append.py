@@ -323,8 +323,7 @@ def test_a_log_is_true_does_not_pickle_and_shows_no_payload(place: Place) -> Non
 
 def test_a_log_that_is_never_closed_warns() -> None:
     log: seglog.Log[bytes] | None = seglog.open(":memory:")
-    gc.collect()
-    log = None
+    assert log
     with pytest.warns(ResourceWarning, match="never closed"):
+        log = None
         gc.collect()
-    assert log is None
