@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import seglog
-from seglog.cli import arguments, exit_codes
+from seglog.cli import arguments, exit_codes, manual
 from seglog.cli.lines import Splitter
 from seglog.cli.output import Progress, Stdout, say, silence_stdout
 from seglog.cli.stopping import Stop
@@ -25,27 +25,30 @@ from seglog.options import DURABILITIES, LogOptions
 BATCH_RECORDS = 1000
 READ_BYTES = 1 << 20  # at a time, so also what a batch holds unless one line is longer
 
-EPILOG = r"""Lines end with a newline byte and nothing else, so any bytes come through unchanged; an empty line is an
-empty record, and the last line needs no newline. Ctrl-C finishes the lines already read.
 
-examples:
-  app | seglog append spool/
-  seglog append spool/ monday.jsonl tuesday.jsonl
-  find . -print0 | seglog append spool/ --delimiter '\0'
+NOTES = """Lines end with a newline byte and nothing else, so any bytes come through unchanged; an empty line is an
+empty record, and the last line needs no newline. A line is appended as soon as it is there: a live pipe never waits
+for a batch to fill. Ctrl-C finishes the lines already read.
 
-"""
+One process at a time may append to a log; a second one is told who holds it (exit code 3)."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "append",
-        help="append the lines of files or of stdin as records",
+        summary="append the lines of files or of stdin as records",
         description="Appends the lines of each FILE, or of stdin, as records. The log is made if it is not there.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes=NOTES,
+        examples=[
+            "app | seglog append spool/",
+            "seglog append spool/ monday.jsonl tuesday.jsonl",
+            r"find . -print0 | seglog append spool/ --delimiter '\0'",
+            "seglog append spool/ --whole-file --print-offsets photo.jpg",
+        ],
+        files=("segments", "lock"),
     )
-    parser.add_argument("directory", metavar="DIR", type=arguments.directory, help="the log directory")
+    manual.add_directory(parser)
     parser.add_argument("files", metavar="FILE", nargs="*", help="'-' is stdin (default: stdin)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(

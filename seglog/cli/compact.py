@@ -6,28 +6,22 @@ import argparse
 import dataclasses
 
 import seglog
-from seglog.cli import arguments, exit_codes
+from seglog.cli import exit_codes, manual
 from seglog.cli.output import escape, number, print_json, size
-
-EPILOG = """Whole segments that every registered consumer has passed are removed, never the active one. Without
-consumers nothing is removed. Works beside a live writer.
-
-example:
-  seglog compact spool/
-
-"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "compact",
-        help="remove segments that all consumers have passed",
+        summary="remove segments that all consumers have passed",
         description="Removes what every consumer has handled, and says what pins each segment that it left.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes="Whole segments that every registered consumer has passed are removed, never the active one. Without "
+        "consumers nothing is removed. Works beside a live writer.",
+        examples=["seglog compact spool/", "seglog compact spool/ --json"],
+        files=("segments", "cursors", "meta"),
     )
-    parser.add_argument("directory", metavar="DIR", type=arguments.directory, help="the log directory")
+    manual.add_directory(parser)
     parser.add_argument("--json", action="store_true", help="one object")
     parser.set_defaults(run=run)
 

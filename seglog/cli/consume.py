@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 import seglog
-from seglog.cli import arguments, exit_codes, messages
+from seglog.cli import arguments, manual, messages
 from seglog.cli.output import Stdout
 from seglog.cli.stopping import Stop
 
@@ -16,26 +16,22 @@ BATCH_MESSAGES = 1000
 BATCH_BYTES = 1 << 20
 POLL_SECONDS = 0.2  # how soon --follow notices a signal
 
-EPILOG = """A batch is acknowledged once all of it was written to stdout. If that fails, if the reader goes away or the
-process dies, it is delivered again next time: at least once, in order.
-
-examples:
-  seglog consume spool/ --consumer loader | psql -c 'copy events from stdin'
-  seglog consume spool/ --consumer watcher --start latest --follow --json
-
-"""
-
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "consume",
-        help="print messages and acknowledge them",
+        summary="print messages and acknowledge them",
         description="Prints what this consumer has not handled yet and acknowledges it; stops at the end of the log.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes="A batch is acknowledged once all of it was written to stdout. If that fails, if the reader goes away or "
+        "the process dies, it is delivered again next time: at least once, in order.",
+        examples=[
+            "seglog consume spool/ --consumer loader | psql -c 'copy events from stdin'",
+            "seglog consume spool/ --consumer watcher --follow --json",
+        ],
+        files=("segments", "cursors", "dead"),
     )
-    parser.add_argument("directory", metavar="DIR", type=arguments.directory, help="the log directory")
+    manual.add_directory(parser)
     parser.add_argument(
         "--consumer",
         type=arguments.consumer_name,

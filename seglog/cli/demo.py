@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from seglog.cli import arguments, exit_codes
+from seglog.cli import arguments, exit_codes, manual
 from seglog.cli.output import number, print_json, say, table
 from seglog.cli.stopping import Stop
 from seglog.demo.story import Findings, Stopped, Story
@@ -21,22 +21,22 @@ from seglog.errors import SeglogError
 
 EVENTS_MIN = 1000
 
-EPILOG = """A writer appends real text of this machine to a log in a temporary directory, `seglog forward` drains
-it to an HTTP collector on the loopback. The collector goes away, comes back, and is busy now and then; the writer
-and the forwarder are killed (SIGKILL) while they work, and started again. Then one byte of a copy of the log is
-flipped. Takes about half a minute. Needs the extra: pip install 'seglog[http]'
 
-"""
+NOTES = """A writer appends real text of this machine to a log in a temporary directory, `seglog forward` drains it
+to an HTTP collector on the loopback. The collector goes away, comes back, and is busy now and then; the writer and the
+forwarder are killed (SIGKILL) while they work, and started again. Then one byte of a copy of the log is flipped. Takes
+about half a minute. Needs the extra: pip install 'seglog[http]'"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "demo",
-        help="see it work on this machine, killed and damaged on the way",
+        summary="see it work on this machine, killed and damaged on the way",
         description="Real events go to a real collector; everybody is killed on the way; then the account is made.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes=NOTES,
+        examples=["seglog demo", "seglog demo --events 2000 --keep"],
+        codes={exit_codes.NOT_WELL: "something was not as promised"},
     )
     parser.add_argument(
         "--events", type=_events, default=40_000, metavar="N", help=f"at least {EVENTS_MIN} (default: 40000)"

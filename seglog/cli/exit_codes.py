@@ -6,6 +6,8 @@ the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from seglog.errors import InvalidOption, OffsetOutOfRange
 
 OK = 0
@@ -15,12 +17,22 @@ FAILED = 3  # it could not be done; the message says what, where and what to do
 INTERRUPTED = 130  # Ctrl-C
 TERMINATED = 143  # SIGTERM
 
-HELP = """exit codes:
-  0    ok
-  1    the thing checked is not well
-  2    wrong usage
-  3    could not be done
-  130  stopped by Ctrl-C (143: by SIGTERM)"""
+_MEANINGS = {
+    OK: "ok",
+    NOT_WELL: "the thing checked is not well",
+    USAGE: "wrong usage; nothing was touched",
+    FAILED: "could not be done; the message says why",
+    INTERRUPTED: "stopped by Ctrl-C (143: by SIGTERM)",
+}
+
+
+def listing(special: Mapping[int, str]) -> str:
+    """The section of a help page. `special`: what a code means for this command; "" for one that it never gives."""
+    meanings = {**_MEANINGS, **special}
+    return "\n".join(["exit codes:", *(f"  {code:<5}{text}" for code, text in meanings.items() if text)])
+
+
+HELP = listing({})
 
 
 def of_error(error: Exception) -> int:

@@ -6,7 +6,7 @@ import argparse
 import logging
 
 import seglog
-from seglog.cli import arguments, exit_codes
+from seglog.cli import arguments, exit_codes, manual
 from seglog.cli.messages import tell_gap
 from seglog.cli.output import say
 from seglog.cli.stopping import Stop
@@ -15,30 +15,29 @@ from seglog.errors import LogNotFound
 WAIT_SECONDS = 0.2  # how often a log that is not there yet is looked for
 ONCE_PATIENCE_SECONDS = 10.0
 
-EPILOG = """URL is http://…, https://… (needs the extra: pip install 'seglog[http]') or stdout:
 
-A record is acknowledged after the far end confirmed it: at least once, in order. What the far end refuses for
-good (HTTP 400, 413, 422) goes to the dead-letter queue; anything else is kept and tried again, with growing
-pauses. SIGTERM and Ctrl-C finish the batch under way; after SIGTERM the exit code is 0.
+NOTES = """URL is http://…, https://… (needs the extra: pip install 'seglog[http]') or stdout:
 
-examples:
-  seglog forward spool/ --to https://collector.example.com/events --header 'Authorization: Bearer TOKEN'
-  seglog forward spool/ --to stdout: --once
-
-"""
+A record is acknowledged after the far end confirmed it: at least once, in order. What the far end refuses for good
+(HTTP 400, 413, 422) goes to the dead-letter queue; anything else is kept and tried again, with growing pauses. SIGTERM
+and Ctrl-C finish the batch under way; after SIGTERM the exit code is 0."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "forward",
-        help="drain a log to a collector until stopped",
+        summary="drain a log to a collector until stopped",
         description="Sends what the consumer has not handled yet to URL, and goes on until stopped. Waits for a log "
         "that is not there yet.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes=NOTES,
+        examples=[
+            "seglog forward spool/ --to https://collector.example.com/events --header 'Authorization: Bearer TOKEN'",
+            "seglog forward spool/ --to stdout: --once",
+        ],
+        files=("segments", "cursors", "dead"),
     )
-    parser.add_argument("directory", metavar="DIR", type=arguments.directory, help="the log directory")
+    manual.add_directory(parser)
     parser.add_argument("--to", required=True, metavar="URL", help="where the records go")
     parser.add_argument(
         "--consumer",

@@ -8,31 +8,31 @@ import json
 import os
 from typing import Any
 
-from seglog.cli import exit_codes, structures
+from seglog.cli import exit_codes, manual, structures
 from seglog.cli.output import escape
 from seglog.disk.local import LocalDisk
 
-EPILOG = """columns of a batch:
-  position and length in the file, offset of its first record, number of records, stored and raw length of
-  its body in bytes, codec, flags, append time (UTC), durable mark (position/end offset known to be on the
-  disk before this batch was built), and whether its checksums hold (else what does not)
+NOTES = """Columns of a batch: position and length in the file, offset of its first record, number of records, stored
+and raw length of its body in bytes, codec, flags, append time (UTC), durable mark (position/end offset known to be on
+the disk before this batch was built), and whether its checksums hold (else what does not)."""
 
-example:
-  seglog inspect spool/segments/00000000000000000000-00000000.seg
 
-"""
 _BATCH = "{:>12}  {:<12}  {:>10}  {:>12}  {:>8}  {:>10}  {:>10}  {:<5}  {:<8}  {:<26}  {:<20}  {}"
 _NAMES = ("position", "kind", "length", "offset", "count", "stored", "raw", "codec", "flags", "time", "durable", "crc")
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "inspect",
-        help="show one segment, cursor, meta or lock file, structure by structure",
+        summary="show one segment, cursor, meta or lock file, structure by structure",
         description="Shows what one file of a log holds: positions, lengths, checksums; never a payload. Reads only.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes=NOTES,
+        examples=[
+            "seglog inspect spool/segments/00000000000000000000-00000000.seg",
+            "seglog inspect spool/cursors/uploader.cursor --json",
+        ],
+        files=("segments", "cursors", "meta", "lock"),
     )
     parser.add_argument("file", metavar="FILE", help="a file below the log directory")
     parser.add_argument("--json", action="store_true", help="one object per line; times in Unix nanoseconds")

@@ -15,11 +15,22 @@ import sys
 import traceback
 
 from seglog import __version__
-from seglog.cli import exit_codes
+from seglog.cli import exit_codes, manual
 from seglog.cli.output import Talk, say, silence_stdout
 from seglog.errors import SeglogError
 
-COMMANDS = ("append", "read", "consume", "stat", "verify", "inspect", "compact", "forward", "demo")
+COMMANDS = (
+    *("append", "read", "consume", "forward"),
+    *("stat", "verify", "inspect", "compact", "consumers"),
+    *("demo", "completions"),
+)
+
+DESCRIPTION = "An append-only log of events in a directory: nothing that was acknowledged is lost."
+NOTES = """'seglog COMMAND --help', or 'seglog help COMMAND', is the page of a command.
+
+Data goes to standard output, talk to standard error. With --json a report is one object and a listing one object
+per line. Sizes are in bytes or like 64MiB (1024) and 64MB (1000); durations are in seconds; times are ISO 8601,
+and one without a zone is local."""
 
 
 def entry() -> None:
@@ -63,24 +74,32 @@ def describe(error: Exception) -> str:
     return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    """The arguments, by the parser of the command asked for, or by one that knows all for help and errors."""
-    parser = argparse.ArgumentParser(
+def parser(*names: str) -> argparse.ArgumentParser:
+    """The parser that knows these commands (none given: all of them)."""
+    made = argparse.ArgumentParser(
         prog="seglog",
-        description="An append-only log of events in a directory: nothing that was acknowledged is lost.",
-        epilog="'seglog COMMAND --help' explains a command.\n\n" + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=DESCRIPTION,
+        epilog="\n\n".join([NOTES, manual.file_list(list(manual.FILES)), exit_codes.listing({})]),
+        formatter_class=manual.Contents,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"seglog {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    asked = argv[0] if argv else ""
-    for name in [asked] if asked in COMMANDS else COMMANDS:
+    made.add_argument("--version", action="version", version=f"seglog {__version__}", help="print the version and exit")
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in names or COMMANDS:
         importlib.import_module(f"seglog.cli.{name}").add_parser(commands)
-    if asked in COMMANDS:
-        # Intermixed: "append DIR --whole-file FILE…" is how people write it.
-        return commands.choices[asked].parse_intermixed_args(argv[1:])
-    return parser.parse_args(argv)
+    return made
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """The arguments, by the parser of the command asked for, or by one that knows all for help and errors."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
+    made = parser(argv[0]) if argv[:1] and argv[0] in COMMANDS else parser()
+    while (below := manual.commands_of(made)) and argv[:1] and argv[0] in below:
+        made, argv = below[argv[0]], argv[1:]
+    if below:
+        return made.parse_args(argv)
+    return made.parse_intermixed_args(argv)  # "append DIR --whole-file FILE…" is how people write it
 
 
 def _flush_what_was_printed() -> None:

@@ -37,6 +37,15 @@ def say(message: object) -> None:
         print(f"seglog: {escape(message)}", file=sys.stderr, flush=True)
 
 
+def agreed(question: str) -> bool:
+    """Ask on the terminal. Without one there is nobody to ask: then the command line counts as meant."""
+    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    sys.stderr.write(f"{escape(question)} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 class Talk(logging.Handler):
     """What the library logs (under the name "seglog"), as talk."""
 

@@ -6,33 +6,30 @@ import argparse
 import datetime
 
 import seglog
-from seglog.cli import arguments, exit_codes, messages
+from seglog.cli import arguments, exit_codes, manual, messages
 from seglog.cli.output import Stdout
 from seglog.clock import SystemClock
 from seglog.model import Gap
 
 POLL_SECONDS = 0.1
 
-EPILOG = """With a pipe or a file the payloads are as they were appended; on a terminal control characters are shown as
-escapes. Records that cannot be read are passed over, with a line on stderr.
-
-examples:
-  seglog read spool/ --from 2025-01-31T13:45 --json
-  seglog read spool/ --follow | grep ERROR
-
-"""
-
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "read",
-        help="print records, without consuming them",
+        summary="print records, without consuming them",
         description="Prints the records of a log, oldest first; beside a live writer, too.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes="With a pipe or a file the payloads are as they were appended; on a terminal control characters are "
+        "shown as escapes. Records that cannot be read are passed over, with a line on stderr.",
+        examples=[
+            "seglog read spool/ --from 2025-01-31T13:45 --json",
+            "seglog read spool/ --from 1 --to 3",
+            "seglog read spool/ --follow | grep --line-buffered ERROR",
+        ],
+        files=("segments",),
     )
-    parser.add_argument("directory", metavar="DIR", type=arguments.directory, help="the log directory")
+    manual.add_directory(parser)
     parser.add_argument(
         "--from",
         dest="first",

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 
 import seglog
-from seglog.cli import arguments, exit_codes
+from seglog.cli import exit_codes, manual
 from seglog.cli.output import age, escape, number, print_json, size, table
-from seglog.model import LogStats
-
-EPILOG = """example:
-  seglog stat spool/ --json | jq .consumers.uploader.lag_records
-
-"""
+from seglog.model import ConsumerStats, LogStats
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "stat",
-        help="show segments, records, bytes, consumers and their lag",
+        summary="show segments, records, bytes, consumers and their lag",
         description="Shows what a log holds and where its consumers stand. Reads only; beside a live writer, too.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        examples=["seglog stat spool/", "seglog stat spool/ --json | jq .consumers.uploader.lag_records"],
+        files=("segments", "cursors", "dead", "meta"),
     )
-    parser.add_argument("directory", metavar="DIR", type=arguments.directory, help="the log directory")
+    manual.add_directory(parser)
     parser.add_argument("--json", action="store_true", help="one object; sizes in bytes, ages in seconds")
     parser.set_defaults(run=run)
 
@@ -50,6 +46,11 @@ def _show(stats: LogStats) -> None:
         print("consumers     none")
         return
     print()
+    show_consumers(stats.consumers)
+
+
+def show_consumers(consumers: Mapping[str, ConsumerStats]) -> None:
+    """One line for each."""
     table(
         ("consumer", "watermark", "lag", "lag bytes", "oldest", "in flight"),
         [
@@ -61,6 +62,6 @@ def _show(stats: LogStats) -> None:
                 age(consumer.oldest_age_seconds),
                 number(consumer.in_flight),
             )
-            for name, consumer in stats.consumers.items()
+            for name, consumer in consumers.items()
         ],
     )

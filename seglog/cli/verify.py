@@ -7,36 +7,41 @@ import dataclasses
 from collections.abc import Iterator
 
 import seglog
-from seglog.cli import arguments, exit_codes
+from seglog.cli import exit_codes, manual
 from seglog.cli.output import Progress, escape, number, print_json, reader_may_leave, size
 from seglog.model import Damage, OffsetRange, VerifyReport
 
-EPILOG = """The first line says whether anything acknowledged was lost. Then one finding per line:
+NOTES = """The first line says whether anything acknowledged was lost. Then one finding per line:
+
   damage    bytes that were on the disk once and do not read back as written
   missing   records of a file, or part of one, that is gone
-  suspect   a last batch that does not read back, and nothing proves that it ever was on the disk
+  suspect   a last batch that does not read back, and nothing proves that it
+            ever was on the disk
   skipped   offsets that were never given to a record
-  repaired  records that an earlier repair took out
-
-Exit code 0: nothing acknowledged is lost (a torn tail was never acknowledged). 1: damaged, missing or suspect.
-
-example:
-  seglog verify spool/ || mail -s 'spool damaged' ops@example.com
-
-"""
+  repaired  records that an earlier repair took out"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
+    parser = manual.add_command(
+        commands,
         "verify",
-        help="check everything; say whether anything acknowledged was lost",
+        summary="check everything; say whether anything acknowledged was lost",
         description="Reads every byte of a log and says what is damaged, missing or suspect. Changes nothing; safe "
         "beside a live writer.",
-        epilog=EPILOG + exit_codes.HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        notes=NOTES,
+        examples=[
+            "seglog verify spool/",
+            "seglog verify spool/ --json > report.json",
+            "seglog verify spool/ || mail -s 'spool damaged' ops@example.com",
+        ],
+        files=("segments", "cursors", "dead", "meta"),
+        codes={
+            exit_codes.OK: "nothing acknowledged is lost (a torn tail was never acknowledged)",
+            exit_codes.NOT_WELL: "something is damaged, missing or suspect",
+            exit_codes.FAILED: "could not be checked; the message says why",
+        },
     )
-    parser.add_argument("directory", metavar="DIR", type=arguments.directory, help="the log directory")
+    manual.add_directory(parser)
     parser.add_argument("--json", action="store_true", help="one object; positions and lengths in bytes")
     parser.set_defaults(run=run)
 
