@@ -9,6 +9,7 @@ with seglog.open("spool") as log:
 
 import logging
 
+from seglog import serializers
 from seglog.consumer import Consumer
 from seglog.dead_letters import DeadLetters
 from seglog.errors import (
@@ -92,6 +93,7 @@ __all__ = [
     "UnsupportedVersion",
     "VerifyReport",
     "open",
+    "serializers",
     "verify",
 ]
 

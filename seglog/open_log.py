@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from seglog.catalog import Meta
 from seglog.clock import Clock, SystemClock
@@ -13,7 +12,7 @@ from seglog.disk.base import Directory, Disk
 from seglog.disk.memory import MemoryDisk
 from seglog.errors import InvalidOption, LogNotFound, NotALog, StorageError, storage_error
 from seglog.log import Log
-from seglog.model import OpenReport, Origin, Serializer
+from seglog.model import OpenReport, Origin, Serializer, Value
 from seglog.opening import open_for_writing
 from seglog.options import MIB, LogOptions, whole
 from seglog.source import Source
@@ -34,11 +33,11 @@ def open_log(
     compression: str | None = None,
     file_mode: int = 0o600,
     dead_letter_bytes: int = 64 * MIB,
-    serializer: Serializer[Any] | None = None,
+    serializer: Serializer[Value] | None = None,
     strict: bool = False,
     disk: Disk | None = None,
     clock: Clock | None = None,
-) -> Log[Any]:
+) -> Log[Value]:
     """Open a log directory; "rw" creates it if need be and recovers it (see `Log.report`).
 
     Args:
@@ -101,15 +100,15 @@ def _open(
     options: LogOptions,
     disk: Disk,
     clock: Clock,
-    serializer: Serializer[Any] | None,
+    serializer: Serializer[Value] | None,
     dead_letter_bytes: int,
-) -> Log[Any]:
+) -> Log[Value]:
     letters = DeadLetters(disk, clock, root, options, dead_letter_bytes)
     if options.mode == "rw":
         opened = open_for_writing(disk, clock, root, options)
         try:
             letters.prepare()
-            source: Source[Any] = Source(
+            source = Source(
                 Origin(opened.meta.log_id.hex(), serializer),
                 opened.catalog,
                 clock,

@@ -82,6 +82,7 @@ MODULES = {
     "roster": Row(5, ("consumer", "cursor", "registry", "source")),
     "log": Row(6, ("compact",)),
     "open_log": Row(6, ("log",)),
+    "serializers": Row(6, below=1),
     "verify": Row(6),
     "compact": Row(6),
     "forward/*": Row(7, ("forward/*",)),

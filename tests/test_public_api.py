@@ -28,7 +28,7 @@ ERRORS = """
 REPORTS = """
     OpenReport VerifyReport CompactReport LogStats ConsumerStats CursorReport Damage OffsetRange PinnedSegment
 """.split()
-NAMES = [*ERRORS, *REPORTS, *"open verify Log Consumer DeadLetters Record Message Gap DeadLetter".split()]
+NAMES = [*ERRORS, *REPORTS, *"open serializers verify Log Consumer DeadLetters Record Message Gap DeadLetter".split()]
 
 LOG = """
     append append_many submit sync wait_durable id first_offset next_offset durable_offset get read compact stats
