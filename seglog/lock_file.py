@@ -64,8 +64,11 @@ class LockFile:
         return "".join(c if c.isprintable() else "?" for c in raw.decode("utf-8", "replace"))
 
     def is_held(self) -> bool:
-        """Whether a process holds the writer's lock at this moment; for a reader."""
-        if self.file.lock():
+        """Whether a process holds the writer's lock at this moment; for a reader.
+
+        Asked for with a shared lock: several readers who ask at the same time are no writer to each other.
+        """
+        if self.file.lock(shared=True):
             self.file.unlock()
             return False
         return True

@@ -48,11 +48,12 @@ class File(Protocol):
         """Data, and the size needed to read it, are durable on return."""
         ...
 
-    def lock(self, *, wait: float = 0.0) -> bool:
-        """Take the exclusive lock of this open file, waiting up to `wait` seconds; False if held by another.
+    def lock(self, *, wait: float = 0.0, shared: bool = False) -> bool:
+        """Take the lock of this open file, waiting up to `wait` seconds; False if held by another.
 
-        Held until `unlock` or `close`, or until the process dies. Another opening of the same file in the same
-        process conflicts too (flock semantics, never POSIX record locks).
+        Exclusive, or `shared` with others who take it shared. Held until `unlock` or `close`, or until the process
+        dies. Another opening of the same file in the same process conflicts too (flock semantics, never POSIX record
+        locks).
         """
         ...
 

@@ -147,12 +147,13 @@ class LocalFile:
             error.filename = self._path
             raise
 
-    def lock(self, *, wait: float = 0.0) -> bool:
+    def lock(self, *, wait: float = 0.0, shared: bool = False) -> bool:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         deadline = self._clock.monotonic() + wait
         while True:
             try:
                 with _naming(self._path):
-                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 left = deadline - self._clock.monotonic()
                 if left <= 0:

@@ -19,13 +19,14 @@ def _error(code: int, path: str) -> OSError:
 
 
 class Node:
-    """One file: its bytes, and which opening holds its lock. It outlives its name."""
+    """One file: its bytes, and which openings hold its lock. It outlives its name."""
 
-    __slots__ = ("data", "holder")
+    __slots__ = ("data", "holder", "sharers")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.holder: MemoryFile | None = None
+        self.sharers: set[MemoryFile] = set()
 
 
 class Tree:
@@ -91,21 +92,27 @@ class MemoryFile:
     def datasync(self) -> None:
         self.opened()
 
-    def lock(self, *, wait: float = 0.0) -> bool:
+    def lock(self, *, wait: float = 0.0, shared: bool = False) -> bool:
         with self._disk.guard:
             node = self.opened()
-            free = self._disk.guard.wait_for(lambda: node.holder in (None, self), timeout=max(0.0, wait))
-            if free:
-                node.holder = self
-            return free
+
+            def free() -> bool:
+                return node.holder in (None, self) and (shared or node.sharers <= {self})
+
+            if not self._disk.guard.wait_for(free, timeout=max(0.0, wait)):
+                return False
+            node.holder = None if shared else self
+            node.sharers = node.sharers | {self} if shared else set()
+            return True
 
     def unlock(self) -> None:
         with self._disk.guard:
             self._drop_lock(self.opened())
 
     def _drop_lock(self, node: Node) -> None:
-        if node.holder is self:
+        if node.holder is self or self in node.sharers:
             node.holder = None
+            node.sharers.discard(self)
             self._disk.guard.notify_all()
 
     def close(self) -> None:

@@ -278,8 +278,8 @@ class CrashFile:
         node = self._inner.opened()
         self._disk.record(Operation(kind, self._inner.path, node, position=position, data=data, size=size))
 
-    def lock(self, *, wait: float = 0.0) -> bool:
-        return self._inner.lock(wait=wait)
+    def lock(self, *, wait: float = 0.0, shared: bool = False) -> bool:
+        return self._inner.lock(wait=wait, shared=shared)
 
     def unlock(self) -> None:
         self._inner.unlock()

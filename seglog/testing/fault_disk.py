@@ -153,8 +153,8 @@ class FaultFile:
     def datasync(self) -> None:
         self._call("datasync", self._inner.datasync)
 
-    def lock(self, *, wait: float = 0.0) -> bool:
-        return self._call("lock", lambda: self._inner.lock(wait=wait))
+    def lock(self, *, wait: float = 0.0, shared: bool = False) -> bool:
+        return self._call("lock", lambda: self._inner.lock(wait=wait, shared=shared))
 
     def unlock(self) -> None:
         self._call("unlock", self._inner.unlock, certain=True)

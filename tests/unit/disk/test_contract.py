@@ -223,6 +223,23 @@ def test_lock_conflicts_between_openings_of_one_process(root: Directory) -> None
     assert one.lock()
 
 
+def test_shared_locks_live_beside_each_other_and_keep_an_exclusive_one_away(root: Directory) -> None:
+    root.open("lock", create=True).close()
+    one, two, writer = (root.open("lock", write=True) for _ in range(3))
+    assert one.lock(shared=True)
+    assert two.lock(shared=True)
+    assert not writer.lock()
+    one.unlock()
+    assert not writer.lock()
+    two.close()
+    assert writer.lock()
+    assert not one.lock(shared=True)
+    writer.unlock()
+    assert one.lock(shared=True)
+    assert one.lock()  # its own shared one is no conflict
+    assert not writer.lock(shared=True)
+
+
 def test_lock_waits_until_it_is_dropped(root: Directory) -> None:
     one, other = root.open("lock", create=True), root.open("lock", write=True)
     assert one.lock()
