@@ -11,7 +11,7 @@ from tests.support.subjects import SUBJECTS
 def test_p11_two_that_verify_at_the_same_time_are_no_writer_to_each_other() -> None:
     subject = SUBJECTS["unproven"]()
     last = segment_paths(subject.image)[-1]
-    rotten = flipped(subject.image, last, batches(subject.image, last)[-1].position + 70, 0)
+    rotten = flipped(subject.image, last, batches(subject.image, last)[-1].position + 72, 0)
     disk = disk_with(rotten, boot_id=subject.boot_id)
     alone = verify(ROOT, disk=disk)
     assert alone.suspect
