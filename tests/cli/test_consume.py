@@ -46,6 +46,11 @@ def test_where_a_new_name_starts(cli: Cli, log: Path, start: str, expected: int)
     assert cli("consume", log, "--consumer", "c", "--start", start).stdout == lines(expected, 10)
 
 
+def test_delimiter_stands_after_each_payload(cli: Cli, log: Path) -> None:
+    assert cli("consume", log, "--consumer", "c", "-n", "3", "--delimiter", r"\0").stdout == b"0\x001\x002\0"
+    assert cli("consume", log, "--consumer", "c", "--delimiter", "").stdout == b"3456789"
+
+
 def test_json_has_the_attempts(cli: Cli, log: Path) -> None:
     result = cli("consume", log, "--consumer", "c", "-n", "1", "--json")
     shown = json.loads(result.stdout)

@@ -47,6 +47,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "scratch"
     directory.mkdir()
     monkeypatch.setenv("TMPDIR", str(directory))
+    monkeypatch.setattr("tempfile.tempdir", str(directory))  # in this process it was looked up long ago
     return directory
 
 
@@ -281,3 +282,14 @@ def test_only_one_byte_is_flipped(tmp_path: Path) -> None:
     assert [
         at for at, pair in enumerate(zip(sealed.read_bytes(), b"..first..second..", strict=True)) if pair[0] != pair[1]
     ] == [12]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_keep_leaves_the_directory_and_says_where(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keep: bool
+) -> None:
+    monkeypatch.setattr(story.Story, "run", lambda self, count: GOOD)
+    assert main.main(["demo", *(["--keep"] if keep else [])]) == 0
+    left = list(scratch.iterdir())
+    assert len(left) == keep
+    assert all(f"kept {path}" in capsys.readouterr().err for path in left)

@@ -23,6 +23,7 @@ class Collector(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.bodies: list[bytes] = []
         self.tokens: list[str | None] = []
+        self.status = 204
 
     @property
     def url(self) -> str:
@@ -39,7 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.tokens.append(self.headers["Authorization"])
         self.server.bodies.append(body)
-        self.send_response(204)
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -82,6 +84,22 @@ def test_once_to_a_collector(cli: Cli, log: Path, collector: Collector) -> None:
     assert [json.loads(line)["payload"] for line in collector.lines()] == [str(number) for number in range(10)]
     assert len(collector.bodies) == 4
     assert set(collector.tokens) == {"Bearer T"}
+
+
+def test_batch_bytes_counts_payloads(cli: Cli, log: Path, collector: Collector) -> None:
+    assert cli("forward", log, "--to", collector.url, "--once", "--batch-bytes", "4B").returncode == 0
+    assert [len(body.split()) for body in collector.bodies] == [4, 4, 2]
+
+
+def test_after_max_refused_it_is_no_fault_of_the_records(cli: Cli, log: Path, collector: Collector) -> None:
+    collector.status = 400
+    result = cli("forward", log, "--to", collector.url, "--once", "--max-refused", "2", "--patience", "0.3")
+    assert result.returncode == exit_codes.FAILED
+    assert json.loads(cli("stat", log, "--json").stdout)["dead_letters"] == 2
+    collector.status = 204
+    collector.bodies.clear()
+    assert cli("forward", log, "--to", collector.url, "--once").returncode == exit_codes.OK
+    assert len(collector.lines()) == 8
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ def test_json(cli: Cli, tmp_path: Path) -> None:
     assert "key" not in second
 
 
+@pytest.mark.parametrize(
+    ("text", "between"), [(r"\0", b"\0"), ("", b""), (", ", b", "), (r"\t\x7c\\", b"\t|\\"), ("é", "é".encode())]
+)
+def test_delimiter_stands_after_each_payload(cli: Cli, log: Path, text: str, between: bytes) -> None:
+    result = cli("read", log, "--to", "3", "--delimiter", text)
+    assert (result.returncode, result.stdout) == (0, b"".join(b"%d" % number + between for number in range(3)))
+
+
 def test_it_changes_nothing(cli: Cli, log: Path) -> None:
     def state() -> dict[str, tuple[bytes, int]]:
         files = (path for path in log.rglob("*") if path.is_file())
