@@ -162,7 +162,7 @@ class Catalog:
     def _inherited_header(self, name: SegmentName) -> SegmentHeader | None:
         """Both copies and the footer are lost: the successor knows the salt, the name the rest."""
         successor = self._successor_header(name)
-        if successor is None or successor.predecessor is None:
+        if successor is None or successor.predecessor is None or not successor.predecessor.salt:
             return None
         before = successor.predecessor
         return successor._replace(

@@ -61,6 +61,7 @@ MODULES = {
     "intervals": Row(0),
     "recovery": Row(3, below=2),  # a pure table: no disk, no clock
     "findings": Row(3, ("segment_reader",)),
+    "spares": Row(3, ("segment_reader",)),
     "tail": Row(3, ("recovery", "segment_reader", "segment_writer")),
     "catalog": Row(4),
     "group_commit": Row(4, ("clock",), below=1),  # many waiters, one sync: no files, no bytes
@@ -83,7 +84,8 @@ MODULES = {
     "log": Row(6, ("compact",)),
     "open_log": Row(6, ("log",)),
     "serializers": Row(6, below=1),
-    "verify": Row(6),
+    "audit": Row(6),
+    "verify": Row(6, ("audit",)),
     "compact": Row(6),
     "forward/*": Row(7, ("forward/*",)),
     "cli/*": Row(8, ("cli/*", "demo/*", "__init__")),

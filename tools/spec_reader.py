@@ -857,6 +857,7 @@ class Scan:
             end = max([offset, *known]) + JUMP
             self.found.missing.append(Span(offset, end))
             offset = end
+        self.found.missing = self._without_repaired(self.found.missing)
         self.found.next_offset = offset
         self.found.cursors = self.cursors
         self._dead()
@@ -934,18 +935,27 @@ class Scan:
         first = max(first, self.meta.start)
         if first >= end:
             self.found.damage.append(Damage(seg.name, at, length, None, None, reason))
-        elif suspect:
-            _add(self.found.suspect, first, end)
-        else:
+        for s in self._without_repaired([Span(first, end)] if first < end else []):
+            if suspect:
+                _add(self.found.suspect, s.first, s.end)
+            else:
+                self.found.damage.append(Damage(seg.name, at, length, s.first, s.end - 1, reason))
+
+    def _without_repaired(self, spans: list[Span]) -> list[Span]:
+        """§10.8, 7: what of these lost offsets no repair has declared; the rest is noted."""
+        left = []
+        for first, end in spans:
+            at = first
             for r in sorted(self.meta.repaired):
-                a, b = max(first, r.first), min(end, r.end)
+                a, b = max(at, r.first), min(end, r.end)
                 if a < b:
                     _add(self.found.repaired, a, b)
-                    if first < a:
-                        self.found.damage.append(Damage(seg.name, at, length, first, a - 1, reason))
-                    first = b
-            if first < end:
-                self.found.damage.append(Damage(seg.name, at, length, first, end - 1, reason))
+                    if at < a:
+                        left.append(Span(at, a))
+                    at = b
+            if at < end:
+                left.append(Span(at, end))
+        return left
 
     def _dead(self) -> None:
         """§9: the dead letters; damage among them is reported on its own."""

@@ -126,6 +126,15 @@ def encode_batch(
     return data
 
 
+def encode_again(header: BatchHeader, body: bytes, *, salt: int, position: int) -> bytes:
+    """The bytes of a batch as they were written, from its header and its padded body, whose checksum holds."""
+    rest = _HEADER_REST.pack(header.codec, header.flags, 0, *header[2:])
+    rest += _WORD.pack(crc32c(rest, seed(salt, position)))
+    copy = L.COPY_MAGIC + rest if header.count > 1 else b""
+    mark = end_mark(salt, position + header.length, header.length, header.count, header.flags)
+    return b"".join((L.BATCH_MAGIC, rest, body, copy, mark))
+
+
 def end_mark(salt: int, end: int, length: int, count: int, flags: int) -> bytes:
     """The last 8 bytes of a batch that ends at position `end`; never all zero, by the top bit."""
     check = crc32c(L.END_MARK_INPUT.pack(length, count, flags), seed(salt, end)) | L.TOP_BIT

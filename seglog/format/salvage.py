@@ -40,6 +40,24 @@ def salvage(header: BatchHeader, body: bytes, *, salt: int, position: int) -> li
     return _prove_one_check(header, body, records, lengths, first, salt, position)
 
 
+def whole_body(header: BatchHeader, body: bytes, *, salt: int, position: int) -> bytes | None:
+    """The padded body as it was written, where all its records are intact; None if its checksum cannot be met."""
+    if body_holds(header, body, salt=salt, position=position):
+        return body
+    padding = bytes(L.aligned(header.stored_length) - header.stored_length)
+    found = body[: header.stored_length] + padding
+    if body_holds(header, found, salt=salt, position=position):
+        return found
+    records = salvage(header, body, salt=salt, position=position)
+    intact = [record for record in records if record is not None]
+    if header.codec != L.CODEC_NONE or len(intact) < header.count:
+        return None
+    table, first = words(header.count), seed(salt, header.base_offset)
+    checks = (crc32c(record, record_seed(first, index)) for index, record in enumerate(intact))
+    found = b"".join((table.pack(*map(len, intact)), table.pack(*checks), *intact, padding))
+    return found if body_holds(header, found, salt=salt, position=position) else None
+
+
 def _holds(record: bytes, index: int, checks: Sequence[int], first: int) -> bool:
     return crc32c(record, record_seed(first, index)) == checks[index]
 
