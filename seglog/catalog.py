@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import itertools
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from seglog.disk.base import Directory, File
@@ -97,8 +97,20 @@ class Catalog:
     def add(self, name: SegmentName) -> None:
         """The writer made a segment."""
         with self._lock:
-            if name not in self.names:
+            if self.names[-1:] != (name,):  # it is always the last: a listing may have found it before us
                 self.names = (*self.names, name)
+
+    def drop(self, gone: Iterable[SegmentName]) -> None:
+        """These were given back. Costs what they cost, not what all that stay would."""
+        with self._lock:
+            kept: list[tuple[SegmentName, ...]] = []
+            names, at = self.names, 0
+            for name in gone:  # ascending
+                index = bisect_left(names, name.segment_id, lo=at, key=lambda other: other.segment_id)
+                if names[index : index + 1] == (name,):
+                    kept.append(names[at:index])
+                    at = index + 1
+            self.names = tuple(itertools.chain(*kept, names[at:]))
 
     def index_of(self, offset: int) -> int:
         """Index of the segment that holds `offset`, or would; -1 if it lies before the first."""

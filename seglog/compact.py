@@ -6,8 +6,8 @@ calls reclaimed, and one that is still there is unlinked the next time.
 
 from __future__ import annotations
 
-import itertools
 import logging
+from bisect import bisect_left, bisect_right
 
 from seglog.catalog import Catalog
 from seglog.errors import storage_error
@@ -23,14 +23,33 @@ from seglog.registry import LOCK_WAIT_SECONDS, Registry
 logger = logging.getLogger("seglog")
 
 
-def compact(catalog: Catalog, registry: Registry, *, wait: float = LOCK_WAIT_SECONDS) -> CompactReport:
+def compact(
+    catalog: Catalog, registry: Registry, *, wait: float = LOCK_WAIT_SECONDS
+) -> CompactReport:
     """Reclaim what all registered consumers have passed; durable on return.
 
     Without consumers nothing is reclaimed. The last segment is never touched. Raises StorageError.
     """
     try:
         with registry.locked(wait):
-            return _Compaction(catalog, registry).run()
+            catalog.refresh()
+            compaction = _Compaction(catalog, registry)
+            removed, size = compaction.run()
+            return CompactReport(
+                removed, size, registry.meta.state.start_offset, compaction.remaining()
+            )
+    except OSError as error:
+        raise storage_error(error, "compaction") from error
+
+
+def reclaim(catalog: Catalog, registry: Registry, *, wait: float = 0.0) -> None:
+    """The same as the writer goes, by the listing that it has and without a word on what stays.
+
+    So its cost does not grow with the number of segments that a straggler pins. Raises StorageError.
+    """
+    try:
+        with registry.locked(wait):
+            _Compaction(catalog, registry).run()
     except OSError as error:
         raise storage_error(error, "compaction") from error
 
@@ -41,54 +60,86 @@ class _Compaction:
     def __init__(self, catalog: Catalog, registry: Registry) -> None:
         self.catalog = catalog
         self.registry = registry
+        self.names = catalog.names
         self.meta = registry.meta.state
-        self.consumers = registry.names()
-        self.states = read_cursors(registry.cursors, registry.meta.log_id)
+        states = read_cursors(registry.cursors, registry.meta.log_id)
+        self.passed = {
+            name: self._passed(states.get(name)) for name in sorted(registry.names())
+        }
 
-    def run(self) -> CompactReport:
-        names = self.catalog.refresh()
-        following = dict(itertools.pairwise(names))
-        pinned: list[PinnedSegment] = []
-        removable: list[tuple[SegmentName, int]] = []  # with its end offset
-        for name in names:
-            stop = following[name].base_offset if name in following else None
-            gone = stop is not None and self.catalog.reclaimed(name, self.meta)
-            reasons = () if gone else self._pins(name, stop)
-            if reasons or stop is None:
-                pinned.append(PinnedSegment(name.file_name, reasons))
-            else:
-                removable.append((name, stop))
-        removed, size = self._remove(removable, names) if removable else (0, 0)
-        return CompactReport(removed, size, self.registry.meta.state.start_offset, tuple(pinned))
+    def run(self) -> tuple[int, int]:
+        """Segments and bytes that were given back."""
+        removable = self._removable()
+        return self._remove(removable) if removable else (0, 0)
 
-    def _pins(self, name: SegmentName, stop: int | None) -> tuple[str, ...]:
-        """What keeps the segment; `stop` is the base offset of the next one, None for the last."""
-        if stop is None:
-            return ("active",)
-        if not self.consumers:
-            return ("no consumers",)
-        return tuple(
-            consumer for consumer in sorted(self.consumers) if not self._passed(self.states.get(consumer), name, stop)
-        )
-
-    def _passed(self, state: CursorState | None, name: SegmentName, stop: int) -> bool:
-        """An unreadable cursor has passed nothing: its consumer begins again at the start."""
+    def _passed(self, state: CursorState | None) -> Intervals:
+        """What a consumer has handled. An unreadable cursor has passed nothing: it begins again at the start."""
         if state is None:
-            return False
-        if state.watermark >= stop:
-            return True
-        if state.watermark >= name.base_offset:
-            # Only here is the segment's header asked: offsets between its end and the next base hold no record.
-            end = self.catalog.end_of(name)
-            stop = stop if end is None else min(stop, end.offset)
-            if state.watermark >= stop:
-                return True
-        held = Intervals(state.acked).range_at(max(name.base_offset, state.watermark))
-        return held is not None and held[1] >= stop
+            return Intervals()
+        mark, index = state.watermark, self._holder(state.watermark)
+        if 0 <= index < len(self.names) - 1:
+            # Only here is a segment's header asked: offsets between its end and the next base hold no record.
+            try:
+                end = self.catalog.end_of(self.names[index])
+            except (
+                FileNotFoundError
+            ):  # another process gave it back since it was listed
+                end = None
+            if end is not None and mark >= end.offset:
+                mark = self.names[index + 1].base_offset
+        return Intervals([(0, mark), *state.acked])
 
-    def _remove(self, removable: list[tuple[SegmentName, int]], names: tuple[SegmentName, ...]) -> tuple[int, int]:
+    def _holder(self, offset: int) -> int:
+        """Place of the segment that holds `offset`, or would; in our listing: the catalog's may change meanwhile."""
+        return bisect_right(self.names, offset, key=_base) - 1
+
+    def _removable(self) -> list[int]:
+        """Which segments go, by their places in the listing, ascending; found by bisection, never the last one."""
+        by_all = Intervals([(0, L.OFFSET_MAX)] if self.passed else ())
+        for own in self.passed.values():
+            by_all = Intervals(
+                part for first, stop in own for part in by_all.overlap(first, stop)
+            )
+        found = set(self._given_back_before())
+        for first, stop in by_all:
+            found.update(
+                range(bisect_left(self.names, first, key=_base), self._holder(stop))
+            )
+        return sorted(found)
+
+    def _given_back_before(self) -> list[int]:
+        """Those that `meta` calls gone, and whose unlinking did not survive a crash; see `Catalog.reclaimed`."""
+        names, start = self.names, self.meta.start_offset
+        found = [*range(min(bisect_left(names, start, key=_base), self._holder(start)))]
+        for gone in self.meta.removed:
+            left = bisect_left(names, gone.first_id, key=_id)
+            found += range(
+                left, min(bisect_right(names, gone.last_id, key=_id), len(names) - 1)
+            )
+        return found
+
+    def remaining(self) -> tuple[PinnedSegment, ...]:
+        """What was left, and what keeps each of them."""
+        names = self.catalog.names
+        pinned = []
+        for index, name in enumerate(names):
+            if index == len(names) - 1:
+                reasons: tuple[str, ...] = ("active",)
+            elif not self.passed:
+                reasons = ("no consumers",)
+            else:
+                stop = names[index + 1].base_offset
+                reasons = tuple(
+                    who
+                    for who, own in self.passed.items()
+                    if not _covers(own, name.base_offset, stop)
+                )
+            pinned.append(PinnedSegment(name.file_name, reasons))
+        return tuple(pinned)
+
+    def _remove(self, removable: list[int]) -> tuple[int, int]:
         self._confirm_listing()
-        meta, allowed = self._after(removable, names)
+        meta, allowed = self._after(removable)
         if meta != self.meta:
             self.registry.meta.store(meta)
         size = 0
@@ -101,7 +152,7 @@ class _Compaction:
             except FileNotFoundError:
                 continue
         self.catalog.segments.sync()
-        self.catalog.refresh()
+        self.catalog.drop(allowed)
         logger.info("compaction removed %d segments, %d bytes", len(allowed), size)
         return len(allowed), size
 
@@ -110,40 +161,42 @@ class _Compaction:
         cut after the unlinking of what it seals, the log would have no end."""
         self.catalog.segments.sync()
 
-    def _after(
-        self, removable: list[tuple[SegmentName, int]], names: tuple[SegmentName, ...]
-    ) -> tuple[MetaState, list[SegmentName]]:
+    def _after(self, removable: list[int]) -> tuple[MetaState, list[SegmentName]]:
         """What `meta` says afterwards, and which segments go: a prefix moves the start, middles are listed."""
-        gone = {name.segment_id: end for name, end in removable}
-        start = self.meta.start_offset
+        names, start = self.names, self.meta.start_offset
+        prefix = next(
+            (place for place, index in enumerate(removable) if place != index),
+            len(removable),
+        )
+        if prefix:
+            start = max(start, names[prefix].base_offset)
         ranges = list(self.meta.removed)
-        allowed = []
-        prefix = True
-        stays: SegmentName | None = None
-        for name in names:
-            if name.segment_id not in gone:
-                if prefix:
-                    start = max(start, name.base_offset)
-                prefix = False
-                stays = name
-                continue
-            known = any(r.first_id <= name.segment_id <= r.last_id for r in ranges)
-            if not prefix and not known:
-                if stays is not None and stays.segment_id + 1 == name.segment_id and not self._ends_by_itself(stays):
-                    stays = name
+        allowed = dict.fromkeys(removable[:prefix])
+        for index in removable[prefix:]:
+            name, before = names[index], names[index - 1]
+            if not any(r.first_id <= name.segment_id <= r.last_id for r in ranges):
+                stays = (
+                    index - 1 not in allowed
+                    and before.segment_id + 1 == name.segment_id
+                )
+                if stays and not self._ends_by_itself(before):
                     continue
+                stop = names[index + 1].base_offset
                 merged = _merged(
-                    ranges, RemovedRange(name.segment_id, name.segment_id, name.base_offset, gone[name.segment_id])
+                    ranges,
+                    RemovedRange(
+                        name.segment_id, name.segment_id, name.base_offset, stop
+                    ),
                 )
                 if len(merged) > L.META_RANGES_MAX:
-                    stays = name
                     continue
                 ranges = merged
-            allowed.append(name)
+            allowed[index] = None
         # What lies before the first segment is told by the start offset alone; the last one always stays.
-        first = next(name for name in names if name.segment_id not in gone)
-        ranges = [r for r in ranges if r.last_id > first.segment_id]
-        return self.meta._replace(start_offset=start, removed=tuple(ranges)), allowed
+        ranges = [r for r in ranges if r.last_id > names[prefix].segment_id]
+        return self.meta._replace(start_offset=start, removed=tuple(ranges)), [
+            names[index] for index in allowed
+        ]
 
     def _ends_by_itself(self, name: SegmentName) -> bool:
         """Whether a segment needs no successor to say where it ends.
@@ -151,7 +204,23 @@ class _Compaction:
         One that was sealed by a rotation holds no batch behind its end, so it does not even matter whether the footer
         survives. One that was recovered may: its successor has a copy of them.
         """
-        return self.catalog.facts(name).footer is not None
+        try:
+            return self.catalog.facts(name).footer is not None
+        except FileNotFoundError:  # another process gave it back since it was listed
+            return False
+
+
+def _base(name: SegmentName) -> int:
+    return name.base_offset
+
+
+def _id(name: SegmentName) -> int:
+    return name.segment_id
+
+
+def _covers(intervals: Intervals, first: int, stop: int) -> bool:
+    held = intervals.range_at(first)
+    return first >= stop or (held is not None and held[1] >= stop)
 
 
 def _merged(ranges: list[RemovedRange], new: RemovedRange) -> list[RemovedRange]:
@@ -160,7 +229,12 @@ def _merged(ranges: list[RemovedRange], new: RemovedRange) -> list[RemovedRange]
     for r in sorted([*ranges, new]):
         if made and r.first_id == made[-1].last_id + 1:
             last = made[-1]
-            made[-1] = RemovedRange(last.first_id, r.last_id, last.first_offset, max(last.end_offset, r.end_offset))
+            made[-1] = RemovedRange(
+                last.first_id,
+                r.last_id,
+                last.first_offset,
+                max(last.end_offset, r.end_offset),
+            )
         else:
             made.append(r)
     return made

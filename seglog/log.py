@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from seglog.compact import compact
+from seglog.compact import compact, reclaim
 from seglog.consumer import MAX_IN_FLIGHT, Consumer
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Disk
@@ -95,7 +95,7 @@ class Log(Generic[T]):
             if options.durability == "interval":
                 self._syncer = Syncer(opened.appender, self._commits, options.sync_interval)
             opened.appender.on_progress = source.progressed
-            opened.appender.on_rotation = partial(_compact_at_rotation, source, self._roster)  # no cycle: `__del__`
+            opened.appender.on_rotation = partial(_reclaim_at_rotation, source, self._roster)  # no cycle: `__del__`
         _open_logs.add(self)
 
     # -- what it is
@@ -371,11 +371,11 @@ class Log(Generic[T]):
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
 
 
-def _compact_at_rotation(source: Source[Any], roster: Roster[Any]) -> None:
+def _reclaim_at_rotation(source: Source[Any], roster: Roster[Any]) -> None:
     """The writer gives space back as it goes; another process at it, or an error, never fails an append."""
     try:
         if source.state().consumers:
-            compact(source.catalog, roster.registry(), wait=0.0)
+            reclaim(source.catalog, roster.registry())
     except (SeglogError, OSError) as error:
         logger.warning("compaction at rotation: %s", error)
 

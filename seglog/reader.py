@@ -173,7 +173,8 @@ class Scan:
         segment = self._segment
         assert segment is not None
         if self._end is None and seen.segment_id != segment.name.segment_id:
-            self._catalog.refresh()
+            if self._catalog.after(segment.name) is None:
+                self._catalog.refresh()
             self._end = self._catalog.end_of(segment.name)
             if self._end is None:
                 self._end = SegmentEnd(segment.file.size(), -1, segment.file.size())

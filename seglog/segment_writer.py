@@ -84,12 +84,13 @@ class SegmentWriter:
         The header declares the born end; it is part of what the sync covers, so a name never leads to less.
         """
         name = SegmentName(header.base_offset, header.segment_id).file_name
-        listed = directory.list()
-        if name in listed:  # not one of ours, or it would be the last one; a rename would replace it
+        if _is_there(directory, name):  # not one of ours, or it would be the last one; a rename would replace it
             raise FileExistsError(errno.EEXIST, "a file of another log has the name of the next segment", name)
-        if name + TEMPORARY in listed:
+        try:
+            file = directory.open(name + TEMPORARY, write=True, create=True)
+        except FileExistsError:
             directory.unlink(name + TEMPORARY)  # left by a failed attempt
-        file = directory.open(name + TEMPORARY, write=True, create=True)
+            file = directory.open(name + TEMPORARY, write=True, create=True)
         try:
             start = Mark(L.DATA_START, header.base_offset)
             made = cls(file, header, start, allocated=0, segment_bytes=segment_bytes, compress=compress)
@@ -207,6 +208,15 @@ class SegmentWriter:
 
     def close(self) -> None:
         self.file.close()
+
+
+def _is_there(directory: Directory, name: str) -> bool:
+    """Asked by opening: a listing would cost the more the more segments there are."""
+    try:
+        directory.open(name).close()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _may_be_there(directory: Directory, name: str) -> bool:

@@ -244,8 +244,8 @@ def moves_the_cursor_before_the_letter_is_kept(patch: pytest.MonkeyPatch) -> Non
 
 
 def unlinks_before_meta_says_so(patch: pytest.MonkeyPatch) -> None:
-    def eager(self: _Compaction, removable: Any, names: Any) -> tuple[int, int]:
-        meta, allowed = self._after(removable, names)
+    def eager(self: _Compaction, removable: Any) -> tuple[int, int]:
+        meta, allowed = self._after(removable)
         for name in allowed:
             self.catalog.segments.unlink(name.file_name)
         self.catalog.segments.sync()
