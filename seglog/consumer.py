@@ -1,7 +1,8 @@
-"""A named consumer: receive, ack in any order, nack, reject, seek, with a durable position (FORMAT.md §7.3, §10.10).
+"""A named consumer: receive, ack in any order, nack, extend, reject, seek, with a durable position (FORMAT.md §7.3,
+§7.4, §10.10).
 
-A message counts as handled when it is acked, not when it is received; what was not acked comes again. Acks are
-durable on return. Damage is kept in the dead-letter queue before the position moves past it.
+A message counts as handled when it is acked, not when it is received; what was not acked comes again. Acks are durable on
+return. Damage, and what failed too often, is kept in the dead-letter queue before the position moves past it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Generic, TypeVar
 
-from seglog.cursor import Cursor, advanced
+from seglog.cursor import Cursor, advanced, without
 from seglog.delivery import Delivery
 from seglog.errors import InvalidOption, LogClosed, LogForked, OffsetOutOfRange, storage_errors
 from seglog.format.extended import decode_extended
 from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Message, Start
-from seglog.options import seconds, whole
+from seglog.options import number, seconds, whole
 from seglog.reader import Hole, Run
+from seglog.retry import RetryPolicy
 from seglog.source import Source
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ class Consumer(Generic[T]):
         source: Source[T],
         cursor: Cursor,
         *,
+        policy: RetryPolicy,
         max_in_flight: int,
         on_gap: Callable[[Gap], None] | None,
         on_close: Callable[[Consumer[T]], None],
@@ -46,19 +49,22 @@ class Consumer(Generic[T]):
         self.name = cursor.name
         self._source = source
         self._cursor = cursor
-        self._delivery = Delivery(source, cursor, max_in_flight)
+        self._policy = policy
+        self._delivery = Delivery(source, cursor, policy, max_in_flight)
         self._on_gap = on_gap
         self._on_close = on_close
         self._register_lock = register_lock
         self._lock = threading.RLock()
         self._closed = False
+        self._changes = 0  # counts what may give a waiting receiver something to do
 
     # -- receiving
 
     def receive(self, timeout: float | None = 0) -> Message[T] | None:
         """The next message, or None if there is none within `timeout` seconds (0: do not wait, None: no limit).
 
-        It stays hidden until it is acked or nacked, or the consumer is closed. Raises LogClosed, StorageError.
+        It stays hidden until it is acked or nacked, its lease ends, or the consumer is closed. Raises what
+        `receive_many` raises.
         """
         messages = self.receive_many(1, timeout)
         return messages[0] if messages else None
@@ -71,7 +77,11 @@ class Consumer(Generic[T]):
             timeout: seconds; 0 does not wait, None waits without limit.
             max_bytes: payload bytes at most, though never fewer than one message.
 
-        Raises LogClosed, StorageError, and DeadLetterWriteFailed where damage cannot be kept; then nothing moves.
+        After the process before has died, what it had in flight comes one at a time: nothing else is given out while
+        one of these is in flight.
+
+        Raises LogClosed, StorageError, and DeadLetterWriteFailed if there is nothing else to give and damage, or a
+        message that failed too often, cannot be kept; then it stays.
         """
         whole("limit", limit, 1, 1 << 31)
         if max_bytes is not None:
@@ -79,6 +89,7 @@ class Consumer(Generic[T]):
         clock = self._source.clock
         deadline = None if timeout is None else clock.monotonic() + seconds("timeout", timeout)
         while True:
+            changes = self._changes
             with self._lock:
                 self._check_open()
                 try:
@@ -95,7 +106,7 @@ class Consumer(Generic[T]):
                 if left <= 0:
                     return []
                 pause = min(pause, left)
-            self._source.wait_beyond(awaited, pause)
+            self._source.wait_beyond(awaited, pause, unless=lambda: self._changes != changes)  # noqa: B023
 
     def _tell(self, gaps: list[Gap], messages: Sequence[Message[T]] = ()) -> None:
         """Call `on_gap`, without the lock: it may call anything. If it raises, nobody will see the messages."""
@@ -117,7 +128,7 @@ class Consumer(Generic[T]):
             yield from self.receive_many(1, timeout=None)
 
     def drain(self) -> Iterator[Message[T]]:
-        """Messages up to the end of the log; acks none."""
+        """Messages until there is none to receive now; acks none."""
         while (message := self.receive()) is not None:
             yield message
 
@@ -126,39 +137,86 @@ class Consumer(Generic[T]):
     def ack(self, *messages: Message[T] | int) -> None:
         """Handled: never given out again. Exactly these messages or offsets, in any order; durable on return.
 
-        Twice is fine. Raises OffsetOutOfRange for an offset beyond the visible end, StorageError, LogClosed, and
-        LogFull if the acks are too scattered to be kept: then none of them counts.
+        Twice is fine, and so is an ack after the lease has ended. Raises OffsetOutOfRange for an offset beyond the
+        visible end, StorageError, LogClosed, and LogFull if the acks are too scattered to be kept: then none counts.
         """
         with self._lock:
             self._check_open()
             cursor = self._cursor
             ranges = self._ranges(messages)
-            acked = cursor.acked.copy()
+            acked, attempts = cursor.acked.copy(), cursor.attempts
             for first, stop in ranges:
                 acked.add(max(first, cursor.watermark), stop)
+                attempts = without(attempts, first, stop)
             if list(acked) != list(cursor.acked):
-                attempts = cursor.attempts
-                if attempts:
-                    attempts = {offset: count for offset, count in attempts.items() if offset not in acked}
                 cursor.store(*advanced(cursor.watermark, acked), attempts, self._source.durable())
             for first, stop in ranges:
                 self._delivery.land(first, stop)
-        self._source.progressed()  # a receiver may wait for room among the messages in flight
+            self._delivery.note()
+        self._moved()  # a receiver may wait for room among the messages in flight
 
     def nack(self, *messages: Message[T] | int, delay: float | None = None) -> None:
-        """Give these to me again, first of all, after `delay` seconds (None: at once). Durable on return."""
-        wait = 0.0 if delay is None else seconds("delay", delay)
+        """These failed: give them to me again, first of all, after `delay` seconds. Durable on return.
+
+        Args:
+            delay: None for what the consumer's `backoff` says; at once without one.
+
+        The failure of delivery number `max_attempts` puts a message into the dead letters instead. What is not in
+        flight any more stays as it is. Raises OffsetOutOfRange, StorageError, LogClosed, and DeadLetterWriteFailed
+        if the dead letters cannot be kept: then nothing has changed.
+        """
+        wait = None if delay is None else seconds("delay", delay)
         with self._lock:
             self._check_open()
-            offsets = [o for first, stop in self._ranges(messages) for o in self._delivery.flying(first, stop)]
+            offsets = self._in_flight(messages)
             if not offsets:
                 return
-            cursor = self._cursor
-            attempts = dict(cursor.attempts)
-            for offset in offsets:
-                attempts[offset] = attempts.get(offset, 0) + 1
-            cursor.store(cursor.watermark, cursor.acked, attempts, self._source.durable())
-            self._delivery.give_back(offsets, self._source.clock.monotonic() + wait if wait else 0.0)
+            cursor, delivery = self._cursor, self._delivery
+            dues = delivery.dues(offsets, wait)
+            attempts, acked = cursor.counted(offsets), cursor.acked.copy()
+            ended = [offset for offset in offsets if self._policy.exhausted(attempts[offset])]
+            # First kept, then handled: a crash between counts as one more failure, and the letter is there once.
+            delivery.give_up([found for offset in ended if (found := delivery.stored(offset)) is not None])
+            for offset in ended:
+                del dues[offset], attempts[offset]
+                acked.add(offset, offset + 1)
+            cursor.store(*advanced(cursor.watermark, acked), attempts, self._source.durable())
+            delivery.give_back(dues)
+            for offset in ended:
+                delivery.land(offset, offset + 1)
+            delivery.note()
+            gaps = delivery.take_gaps()
+        self._moved()
+        self._tell(gaps)
+
+    def extend(self, *messages: Message[T] | int, seconds: float = 30) -> None:
+        """The leases of these, as far as they are still in flight, end `seconds` from now. Nothing is written.
+
+        Without the option `lease` there is no end, and this changes nothing. Raises OffsetOutOfRange, LogClosed.
+        """
+        number("seconds", seconds, "seconds", 0.0, 1e10)
+        with self._lock:
+            self._check_open()
+            end = self._source.clock.monotonic() + seconds
+            for offset in self._in_flight(messages):
+                self._delivery.flight.extend(offset, end)
+        self._moved()
+
+    def _in_flight(self, messages: Sequence[Message[T] | int]) -> list[int]:
+        """Which of these are in flight by the delivery that is meant: a lease that has ended is nobody's any more."""
+        delivery, attempts = self._delivery, self._cursor.attempts
+        ranges = self._ranges(messages)
+        delivery.expire()
+        stale = {
+            message.offset
+            for message in messages
+            if isinstance(message, Message) and message.attempts not in (0, 1 + attempts.get(message.offset, 0))
+        }
+        found = [offset for first, stop in ranges for offset in delivery.flight.within(first, stop)]
+        return [offset for offset in found if offset not in stale] if stale else found
+
+    def _moved(self) -> None:
+        self._changes += 1
         self._source.progressed()
 
     def reject(self, *messages: Message[T] | int, reason: str = "") -> None:
@@ -181,7 +239,7 @@ class Consumer(Generic[T]):
                 offset = message if isinstance(message, int) else message.offset
                 if self._cursor.handled(offset):
                     continue
-                fetched = self._delivery.fetch(offset) if isinstance(message, int) else message
+                fetched = self._delivery.stored(offset) if isinstance(message, int) else message
                 if fetched is not None:
                     found.append(fetched)
             if found:
@@ -214,7 +272,8 @@ class Consumer(Generic[T]):
     def seek(self, where: Start) -> None:
         """Go on from `where`: "earliest", "latest", an offset, or an aware datetime. Durable on return.
 
-        What lies before counts as handled, what lies behind as not. Raises OffsetOutOfRange, InvalidOption.
+        What lies before counts as handled, what lies behind as not; nothing is in flight or counted as failed any
+        more. Raises OffsetOutOfRange, InvalidOption, StorageError, LogClosed.
         """
         # Under the register's lock: a compaction must not reclaim what a step back is about to need.
         with self._lock:
@@ -223,9 +282,11 @@ class Consumer(Generic[T]):
                 offset = self._source.resolve(where)
                 self._cursor.store(offset, Intervals(), {}, self._source.durable(), start=offset)
                 self._delivery.seek(offset)
+                self._delivery.note()
+        self._moved()
 
     def unacked(self) -> Iterator[Message[T]]:
-        """All that is not yet handled, in order, without receiving it."""
+        """All that is not yet handled, in order, without receiving it. Raises StorageError, LogClosed."""
         with self._lock:
             self._check_open()
             scan = self._source.scan(self._cursor.watermark)
@@ -233,38 +294,65 @@ class Consumer(Generic[T]):
             while (found := scan.next()) is not None:
                 if isinstance(found, Hole):
                     continue
-                for offset, stored in enumerate(found.records, found.first):
-                    if not self._cursor.handled(offset):
-                        payload, extras = decode_extended(stored) if found.extended else (stored, None)
-                        yield Message(offset, payload, found.time_ns, self._source.origin, extras)
+                with self._lock:
+                    self._check_open()
+                    left = list(self._cursor.unhandled(found.first, found.first + len(found.records)))
+                for offset in (offset for first, stop in left for offset in range(first, stop)):
+                    stored = found.records[offset - found.first]
+                    payload, extras = decode_extended(stored) if found.extended else (stored, None)
+                    yield Message(offset, payload, found.time_ns, self._source.origin, extras)
         finally:
             scan.close()
+
+    @property
+    def watermark(self) -> int:
+        """Every offset below it is handled."""
+        return self._cursor.watermark
 
     def __len__(self) -> int:
         """How many messages are not yet handled, in flight included; does not read them."""
         with self._lock, storage_errors("counting records"):
             count, cursor = self._source.catalog.records_before, self._cursor
-            end = self._source.seen().end_offset
-            total = count(max(end, cursor.watermark)) - count(cursor.watermark)
-            return total - sum(count(stop) - count(first) for first, stop in cursor.acked)
+            end, mark = self._source.seen().end_offset, max(cursor.watermark, self._source.floor())
+            total = count(max(end, mark)) - count(mark)
+            return total - sum(count(stop) - count(max(first, mark)) for first, stop in cursor.acked if stop > mark)
 
     def __bool__(self) -> bool:
         return True
 
     def stats(self) -> ConsumerStats:
-        """Where this consumer stands now."""
+        """Where this consumer stands now. Raises StorageError, LogClosed."""
         with self._lock, storage_errors("looking at the log"):
-            source, mark = self._source, self._cursor.watermark
-            scan = source.scan(mark)
-            try:
-                oldest = scan.next()
-            finally:
-                scan.close()
-            age = None
-            if isinstance(oldest, Run):
-                age = max(0.0, (source.clock.time_ns() - oldest.time_ns) / 1e9)
-            lag_bytes = source.bytes_before(source.seen().end_offset) - source.bytes_before(mark)
-            return ConsumerStats(mark, len(self), max(0, lag_bytes), age, self._delivery.in_flight)
+            self._check_open()
+            delivery, source = self._delivery, self._source
+            mark = max(self._cursor.watermark, source.floor())  # what was dropped is nobody's backlog
+            delivery.expire()
+            lag, in_flight, delayed = len(self), delivery.flight.count, delivery.delayed()
+            return ConsumerStats(
+                watermark=mark,
+                lag_records=lag,
+                lag_bytes=max(0, source.bytes_before(source.seen().end_offset) - source.bytes_before(mark)),
+                oldest_age_seconds=oldest_age(source, mark),
+                in_flight=in_flight,
+                ready=max(0, lag - in_flight - delayed),
+                delayed=delayed,
+                expired=delivery.expired,
+                acked_ranges=len(self._cursor.acked),
+            )
+
+    # -- for seglog.aio, which waits without a thread
+
+    def pause(self) -> float:
+        """Seconds after which a look is worth while even if nothing was heard."""
+        with self._lock:
+            return self._delivery.pause()
+
+    def put_back(self, messages: Sequence[Message[T]]) -> None:
+        """These were received and nobody got them: they come first again, and nothing has failed."""
+        with self._lock:
+            if not self._closed:
+                self._delivery.put_back([m for m in messages if m.offset in self._delivery.flight])
+        self._moved()
 
     # -- end
 
@@ -280,9 +368,11 @@ class Consumer(Generic[T]):
             with self._lock:
                 if not self._closed:
                     try:
-                        self.flush()
+                        self._cursor.end(self._source.durable)
                     finally:
                         self.abandon()
+            self._changes += 1
+            self._source.wake()
         finally:
             self._on_close(self)  # not under the lock: the roster takes its own before ours
 
@@ -311,6 +401,16 @@ class Consumer(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name!r} at {self._cursor.watermark}>"
+
+
+def oldest_age(source: Source[T], offset: int) -> float | None:
+    """Seconds since the record at `offset` was appended; None if there is none."""
+    scan = source.scan(offset)
+    try:
+        found = scan.next()
+    finally:
+        scan.close()
+    return max(0.0, (source.clock.time_ns() - found.time_ns) / 1e9) if isinstance(found, Run) else None
 
 
 def _offset_of(message: object) -> int:

@@ -1,160 +1,278 @@
-"""What a consumer is given next: put back first, then the scan; gaps kept and passed over (FORMAT.md §10.3, §10.10).
+"""What a consumer is given next: what failed first, then what has become due, then the scan; gaps are kept and passed
+over (FORMAT.md §7.4, §10.3, §10.10).
 
-Not thread-safe; the consumer serialises. Nothing here acks: the position moves only over gaps.
+Not thread-safe; the consumer serialises. Nothing here acks: the position moves only over gaps and dead letters.
+
+After the process before has died, what it had in flight is doubtful: each of these messages is given out alone, so
+that the one which kills its process is found, and the others are not blamed.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor
-from seglog.format.dead_letter import Envelope
-from seglog.format.extended import decode_extended
-from seglog.format.layout import CURSOR_RANGES_MAX, LETTER_PAYLOAD_MAX, NO_SEGMENT, OFFSET_MAX
+from seglog.diversion import divert_damage, divert_messages
+from seglog.errors import DeadLetterWriteFailed, storage_errors
+from seglog.flight import Flight
+from seglog.format.cursor_state import DeliveryNote
+from seglog.format.extended import decode_extended, due_and_expiry
+from seglog.format.layout import CURSOR_RANGES_MAX, NOTE_RANGES_MAX, OFFSET_MAX
+from seglog.haul import NO_LIMIT, Haul
 from seglog.intervals import Intervals
-from seglog.model import Extras, Gap, Message, plain_messages
-from seglog.reader import Hole, Run
+from seglog.lookup import Lookup
+from seglog.model import Gap, Message, plain_messages
+from seglog.reader import Hole, Run, given_up
+from seglog.retry import RetryPolicy
 from seglog.source import Source
+from seglog.waiting import Waiting
 
 T = TypeVar("T")
 
-NO_LIMIT = 1 << 62  # bytes
+_ASIDE_MAX = 64  # looked at in vain, in one go, where the position is too scattered
+_PAUSE_MAX = 1.0  # seconds
+_DEAD_LETTER_PAUSE = 5.0  # seconds until a dead letter that could not be kept is tried again
 
 
 class Delivery(Generic[T]):
     """Gives out messages and remembers which are in flight."""
 
-    def __init__(self, source: Source[T], cursor: Cursor, max_in_flight: int) -> None:
+    def __init__(self, source: Source[T], cursor: Cursor, policy: RetryPolicy, max_in_flight: int) -> None:
         self._source = source
         self._cursor = cursor
+        self._policy = policy
         self._max_in_flight = max_in_flight
         self._scan = source.scan(cursor.watermark)
+        self._lookup = Lookup(source.scan(cursor.watermark))
         self._run: Run | None = None  # what the scan gave last
-        self._run_at = 0  # how many of its records were given out
+        self._at = 0  # the offset in it that comes next
         self._held: Hole | None = None  # met, and not yet dealt with
-        self._flying = Intervals()
-        self._returned: list[tuple[float, int]] = []  # heap: when due, offset
-        self._in_line: set[int] = set()  # the offsets in that heap
+        self._doubtful = Intervals()
+        self._alone: int | None = None  # the doubtful one that is in flight
+        self._trouble: DeadLetterWriteFailed | None = None
+        self.flight = Flight(policy.lease)
+        self._waiting = Waiting(source, cursor, self.flight)
+        self._floor = 0  # nothing below it comes any more
         self.gaps: list[Gap] = []  # passed over, and not yet told
-        self.in_flight = 0
+        self.expired = 0
+        self.awaited = 0  # the offset that must become visible before there is more to give
+        self._learn(cursor.note)
 
-    @property
-    def awaited(self) -> int:
-        """The offset that must become visible before there is more to give; none will do while there is no room."""
-        full = self.in_flight >= self._max_in_flight or self._storable() <= 0
-        return OFFSET_MAX if full else self._scan.offset
+    def _learn(self, note: DeliveryNote) -> None:
+        """What the opening before left in flight, if it did not end well."""
+        cursor = self._cursor
+        for first, stop in note.ranges if note.in_flight else ():
+            for start, end in cursor.unhandled(first, stop):
+                self._doubtful.add(start, end)
+        alone = note.ranges[0][0] if note.in_flight == 1 and note.ranges else -1
+        # A delivery that was counted as failed before the death is not counted twice.
+        if alone in self._doubtful and cursor.attempts.get(alone, 0) + 1 == note.attempt:
+            self._fail([alone])
 
-    def seek(self, offset: int) -> None:
-        """Begin anew at `offset`."""
-        self._scan.seek(offset)
-        self._run = self._held = None
-        self._flying, self.in_flight, self._returned = Intervals(), 0, []
-        self._in_line.clear()
+    # -- what is in flight
 
-    def close(self) -> None:
-        self._scan.close()
+    def expire(self) -> None:
+        """Whose lease is over has failed. Counted durably before it is given out again."""
+        ended = self.flight.ended(self._source.clock.monotonic())
+        if ended:
+            self._fail(ended)
 
-    def pause(self) -> float:
-        """How long to wait at most before looking again."""
-        if not self._returned:
-            return 1.0
-        return min(1.0, max(0.001, self._returned[0][0] - self._source.clock.monotonic()))
+    def _fail(self, offsets: Sequence[int]) -> None:
+        dues = self.dues(offsets, None)
+        self._cursor.count(offsets)
+        self.give_back(dues)
 
-    def take(self, limit: int, max_bytes: int | None) -> list[Message[T]]:
-        """What can be given out now, at most so many messages and payload bytes (but one, if there is one)."""
-        found: list[Message[T]] = []
-        # What is given out must be storable in whichever order it is acked.
-        limit = min(limit, self._max_in_flight - self.in_flight, self._storable())
-        room = NO_LIMIT if max_bytes is None else max_bytes
-        try:
-            while self._returned and len(found) < limit and self._take_returned(found):
-                room -= len(found[-1].payload)
-                if room < 0 and len(found) > 1:
-                    self.put_back([found.pop()])
-                    return found
-            self._take_new(found, limit, room)
-        except BaseException:
-            self.put_back(found)  # nobody will see them: they must not stay in flight
-            raise
+    def dues(self, offsets: Sequence[int], delay: float | None) -> dict[int, float]:
+        """When these come again if they fail now, after `delay` seconds or what the backoff says."""
+        now = self._source.clock.monotonic()
+        found = {}
+        for offset in offsets:
+            failures = self._cursor.attempts.get(offset, 0) + 1
+            wait = 0.0 if self._policy.exhausted(failures) else self._policy.delay(failures) if delay is None else delay
+            found[offset] = now + wait if wait else 0.0
         return found
 
-    def _storable(self) -> int:
-        return CURSOR_RANGES_MAX - len(self._cursor.acked) - self.in_flight
+    def give_back(self, dues: dict[int, float]) -> None:
+        """These failed, and come again then."""
+        for offset, due in dues.items():
+            self.land(offset, offset + 1)
+            self._waiting.put(offset, due)
 
-    def _take_returned(self, found: list[Message[T]]) -> bool:
-        """The first message that was put back and is due again."""
-        now = self._source.clock.monotonic()
-        while self._returned and self._returned[0][0] <= now:
-            offset = self._returned[0][1]
-            message = None
-            if not self._cursor.handled(offset):
-                message = self.fetch(offset)  # may raise: then it stays in line
-            heapq.heappop(self._returned)
-            self._in_line.discard(offset)
-            if message is not None:
-                self._fly(offset, offset + 1)
-                found.append(message)
-                return True
-        return False
-
-    def _line_up(self, due: float, offset: int) -> None:
-        if offset not in self._in_line:
-            self._in_line.add(offset)
-            heapq.heappush(self._returned, (due, offset))
+    def land(self, first: int, stop: int) -> None:
+        """first .. stop-1 were answered: nothing in here waits for them or doubts them any more."""
+        self.flight.land(first, stop)
+        self._waiting.drop(first, stop)
+        if self._doubtful:
+            self._doubtful.remove(first, stop)
+            if self._alone is not None and first <= self._alone < stop:
+                self._alone = None
 
     def put_back(self, messages: Sequence[Message[T]]) -> None:
         """These were not given out after all: they come first the next time."""
         for message in messages:
-            self.land(message.offset, message.offset + 1)
-            self._line_up(0.0, message.offset)
+            self.flight.land(message.offset, message.offset + 1)
+            self._waiting.put(message.offset, 0.0)
+        if self._alone is not None and self._alone not in self.flight:
+            self._alone = None
+        self.note()
 
-    def fetch(self, offset: int) -> Message[T] | None:
-        scan = self._source.scan(offset)
+    def note(self) -> None:
+        """Write down what is in flight, for the case that this process dies."""
+        count, attempt = self.flight.count, 0
+        ranges = self.flight.ranges(NOTE_RANGES_MAX)
+        if count == 1:
+            attempt = 1 + self._cursor.attempts.get(ranges[0][0], 0)
+        self._cursor.write_note(DeliveryNote(count, attempt, ranges))
+
+    def seek(self, offset: int) -> None:
+        """Begin anew at `offset`."""
+        self._scan.seek(offset)
+        self._run = self._held = self._alone = None
+        self.flight, self._doubtful = Flight(self._policy.lease), Intervals()
+        self._waiting = Waiting(self._source, self._cursor, self.flight)
+
+    def close(self) -> None:
+        self._scan.close()
+        self._lookup.close()
+
+    def delayed(self) -> int:
+        """How many wait for their time, as far as they were met."""
+        return self._waiting.delayed()
+
+    def pause(self) -> float:
+        """How long to wait at most, in seconds, before looking again."""
+        pause, end = self._waiting.pause(), self.flight.next_end()
+        if end is not None:
+            pause = min(end - self._source.clock.monotonic(), _PAUSE_MAX if pause is None else pause)
+        return _PAUSE_MAX if pause is None else min(max(0.001, pause), _PAUSE_MAX)
+
+    # -- giving out
+
+    def take(self, limit: int, max_bytes: int | None) -> list[Message[T]]:
+        """What can be given out now, at most so many messages and payload bytes (but one, if there is one)."""
+        self.expire()
+        self.awaited = OFFSET_MAX
+        self._trouble = None
+        self._overtaken()
+        self._doubtful.remove(0, self._cursor.watermark)
+        limit = min(limit, self._max_in_flight - self.flight.count)
+        haul: Haul[T] = Haul(limit, NO_LIMIT if max_bytes is None else max_bytes)
+        if limit <= 0 or self._alone is not None:
+            return haul.messages
         try:
-            found = scan.next()
-        finally:
-            scan.close()
-        if found is None:
-            return None
-        if isinstance(found, Hole):
-            self._meet_hole(found)
-            return None
-        made = self._messages(found, 0, 1, fetched=True)
-        return made[0] if made else None
+            self._cursor.keep_counts(self._source.durable)
+            if self._take_waiting(haul) and not self._waiting.full:
+                self._take_new(haul)
+            if not haul.messages and self._free() <= 0:
+                self._take_oldest(haul)
+        except BaseException:
+            self.put_back(haul.messages)  # nobody will see them: they must not stay in flight
+            raise
+        if haul.messages:
+            self.note()
+        elif self._trouble is not None:
+            raise self._trouble
+        return haul.messages
 
-    def _take_new(self, found: list[Message[T]], limit: int, room: int) -> None:
-        """Messages from the scan, gaps handled on the way, until limit, `room` bytes, or the end is reached."""
-        while len(found) < limit:
+    def _free(self) -> int:
+        """How many can be given out so that whatever is acked of them, in whichever order, can be stored."""
+        return CURSOR_RANGES_MAX - len(self._cursor.acked) - self.flight.count
+
+    def _storable(self, offset: int) -> bool:
+        """Whether an ack of it can be stored: there is room, or it touches what is handled."""
+        return self._free() > 0 or self._cursor.handled(offset - 1) or self._cursor.handled(offset + 1)
+
+    def _must_wait(self, offset: int) -> bool:
+        """A doubtful message goes alone. It waits for those in flight, and all others wait with it."""
+        return self.flight.count > 0 and offset in self._doubtful
+
+    def _fly(self, first: int, stop: int) -> None:
+        self.flight.start(first, stop, self._source.clock.monotonic())
+        if first in self._doubtful:
+            self._alone = first
+
+    # What waited
+
+    def _take_waiting(self, haul: Haul[T]) -> bool:
+        """Take what failed or was scheduled, and is due. False if nothing else may be taken after it now."""
+        aside: list[int] = []
+        end = self._scan.offset if self._run is None else self._at
+        try:
+            while haul.left and self._alone is None and len(aside) < _ASIDE_MAX:
+                offset = self._waiting.take(end)
+                if offset is None:
+                    if not aside:
+                        self._lookup.close()
+                    return True
+                aside.append(offset)
+                if self._storable(offset):
+                    if self._must_wait(offset) or not self._take_again(haul, offset):
+                        return False
+                    aside.pop()
+        finally:
+            for offset in aside:
+                self._waiting.put(offset, 0.0)
+        return haul.left > 0 and self._alone is None
+
+    def _take_again(self, haul: Haul[T], offset: int) -> bool:
+        """Take one message out of its turn. False if it does not fit any more; then nothing has happened."""
+        try:
+            found = self._lookup.at(offset)
+            if isinstance(found, Hole):
+                self._meet_hole(found)
+            elif found is not None:
+                message = self._message(found, offset)
+                if message is not None and self._policy.exhausted(message.attempts - 1):
+                    self.give_up([message._replace(attempts=message.attempts - 1)])
+                    self._cursor.pass_over(offset, offset + 1)
+                elif message is not None:
+                    if not haul.holds(len(message.payload)):
+                        return False
+                    haul.add(message)
+                    self._fly(offset, offset + 1)
+        except DeadLetterWriteFailed as error:  # it stays, and does not keep others from being given out
+            self._waiting.put(offset, self._source.clock.monotonic() + _DEAD_LETTER_PAUSE)
+            self._trouble = error
+        return True
+
+    def _take_oldest(self, haul: Haul[T]) -> None:
+        """The position is too scattered to be stored with more: only the oldest may go, once its time has come."""
+        offset = self._cursor.watermark
+        if offset in self.flight or offset in self._waiting or self._must_wait(offset):
+            return
+        found = self._lookup.at(offset)
+        if isinstance(found, Run):
+            due_ns = due_and_expiry(found.records[offset - found.first])[0] if found.extended else 0
+            if due_ns <= self._source.clock.time_ns():
+                self._take_again(haul, offset)
+
+    # What is new
+
+    def _take_new(self, haul: Haul[T]) -> None:
+        """Messages from the scan, gaps handled on the way, until the haul is full or the end is reached."""
+        while haul.left and self._alone is None:
             run = self._run
             if run is None:
-                item = self._next_item(bool(found))
+                item = self._next_item(bool(haul.messages))
                 if item is None:
                     return
                 if isinstance(item, Hole):
                     self._meet_hole(item)
                     self._held = None
                     continue
-                run, self._run_at = item, 0
+                run, self._at = item, item.first
                 self._run = run
-            first = run.first + self._run_at
-            stop = min(first + limit - len(found), run.first + len(run.records))
-            handled = self._cursor.handled_until(first)
-            if handled > first:
-                stop = min(handled, run.first + len(run.records))
+            end = run.first + len(run.records)
+            handled = self._cursor.handled_until(self._at)
+            if handled > self._at:
+                self._at = min(handled, end)
             else:
-                stop = next(self._cursor.acked.holes(first, stop))[1]
-                if room < NO_LIMIT:
-                    stop, room = _fitting(run, first, stop, room, must=not found)
-                    if stop == first:
-                        return
-                made = self._messages(run, first - run.first, stop - run.first)
-                if made:
-                    self._fly_all(made)
-                    found += made
-            self._run_at = stop - run.first
-            if self._run_at == len(run.records):
+                stop = self._admitted(haul, run, min(self._at + haul.left, end))
+                if stop == self._at:
+                    return
+                self._take_records(haul, run, stop)
+            if self._at >= end:
                 self._run = None
 
     def _next_item(self, have_some: bool) -> Run | Hole | None:
@@ -170,105 +288,110 @@ class Delivery(Generic[T]):
             if have_some:
                 return None
             raise
+        if item is None:
+            self.awaited = self._scan.offset
         if isinstance(item, Hole):
             self._held = item
             return None if have_some else item
         return item
 
-    def _messages(self, run: Run, start: int, stop: int, *, fetched: bool = False) -> list[Message[T]]:
-        """Messages of a run's records; those expired, not yet due or undecodable are dealt with here."""
-        origin, time_ns, first = self._source.origin, run.time_ns, run.first + start
-        records = run.records[start:stop]
-        if not run.extended and origin.serializer is None and not self._cursor.attempts:
-            return plain_messages(first, records, time_ns, origin)
-        made = []
-        for offset, stored in enumerate(records, first):
-            if offset in self._in_line and not fetched:
-                continue  # met before; something behind it failed then
-            payload, extras = stored, None
-            if run.extended:
-                payload, extras = decode_extended(stored)
-                if not self._is_current(offset, extras, fetched):
-                    continue
-            message = Message(offset, payload, time_ns, origin, extras, 1 + self._cursor.attempts.get(offset, 0))
-            decoded = self._decoded(message)
-            if decoded is not None:
-                made.append(decoded)
-        return made
+    def _admitted(self, haul: Haul[T], run: Run, stop: int) -> int:
+        """How far the records from where we are up to `stop` may be given out now."""
+        first = self._at
+        stop = next(self._cursor.acked.holes(first, stop))[1]
+        free = self._free()
+        stop = min(stop, first + free) if free > 0 else first + self._storable(first)
+        if self._doubtful:
+            if first in self._doubtful:
+                return first if self._must_wait(first) else min(stop, first + 1)
+            stop = next(self._doubtful.holes(first, stop))[1]
+        return haul.fitting(run, first, stop)
 
-    def _is_current(self, offset: int, extras: Extras, fetched: bool) -> bool:
-        """Whether a record is neither expired (then it becomes a gap) nor still to wait (then it is remembered)."""
-        now = self._source.clock.time_ns()
-        if extras.expiry_ns and extras.expiry_ns <= now:
-            self._pass_over(Gap(offset, offset, "expired"))
-            return False
-        if extras.due_ns > now and not fetched:
-            self._line_up(self._source.clock.monotonic() + (extras.due_ns - now) / 1e9, offset)
-            return False
-        return True
+    def _take_records(self, haul: Haul[T], run: Run, stop: int) -> None:
+        """Those from where we are up to `stop`; what is expired, not yet due or undecodable is dealt with here."""
+        origin, first = self._source.origin, self._at
+        if not (run.extended or origin.serializer is not None or self._cursor.attempts or self._waiting.any_failed):
+            made = plain_messages(first, run.records[first - run.first : stop - run.first], run.time_ns, origin)
+            haul.add_all(made)
+            self._fly(first, stop)
+            self._at = stop
+            return
+        for offset in range(first, stop):
+            if offset not in self._waiting:  # else it was met before
+                message = self._new_message(run, offset)
+                if message is not None:
+                    haul.add(message)
+                    self._fly(offset, offset + 1)
+            self._at = offset + 1
 
-    def _decoded(self, message: Message[T]) -> Message[T] | None:
-        """The message with its value, or None where the serializer does not read it: then it is a dead letter."""
+    def _new_message(self, run: Run, offset: int) -> Message[T] | None:
+        """None if the record is not to be given out now."""
+        if run.extended:
+            due_ns, expiry_ns = due_and_expiry(run.records[offset - run.first])
+            now_ns = self._source.clock.time_ns()
+            if due_ns > now_ns and not 0 < expiry_ns <= now_ns:
+                self._waiting.schedule(due_ns, expiry_ns, offset)
+                return None
+        if self._policy.exhausted(self._cursor.attempts.get(offset, 0)):
+            self._waiting.put(offset, 0.0)  # on its way to the dead letters: that is done from there
+            return None
+        return self._message(run, offset)
+
+    def _message(self, run: Run, offset: int) -> Message[T] | None:
+        """The message, or None where it is expired or the serializer does not read it; then it is passed over."""
+        payload, extras = run.records[offset - run.first], None
+        if run.extended:
+            payload, extras = decode_extended(payload)
+            if 0 < extras.expiry_ns <= self._source.clock.time_ns():
+                self.expired += 1
+                self._pass_over(Gap(offset, offset, "expired"))
+                return None
+        attempts = 1 + self._cursor.attempts.get(offset, 0)
+        message: Message[T] = Message(offset, payload, run.time_ns, self._source.origin, extras, attempts)
         if self._source.origin.serializer is None:
             return message
         try:
             return message._replace(decoded=message.value)
         except ValueError as error:
             self.divert([message], "undecodable", str(error))
-            self._cursor.pass_over(message.offset, message.offset + 1)
+            self._cursor.pass_over(offset, offset + 1)
             return None
 
-    def _fly_all(self, messages: Sequence[Message[T]]) -> None:
-        first, last = messages[0].offset, messages[-1].offset
-        if last - first + 1 == len(messages):
-            self._fly(first, last + 1)
-        else:
-            for message in messages:
-                self._fly(message.offset, message.offset + 1)
+    def stored(self, offset: int) -> Message[T] | None:
+        """The message as it is stored, whether or not anybody could handle it; None if it is gone."""
+        found = self._lookup.at(offset)
+        if found is None:
+            return None
+        if isinstance(found, Hole):
+            self._meet_hole(found)
+            return None
+        payload, extras = found.records[offset - found.first], None
+        if found.extended:
+            payload, extras = decode_extended(payload)
+        attempts = 1 + self._cursor.attempts.get(offset, 0)
+        return Message(offset, payload, found.time_ns, self._source.origin, extras, attempts)
 
-    def _fly(self, first: int, stop: int) -> None:
-        already = sum(end - start for start, end in self._flying.overlap(first, stop))
-        self._flying.add(first, stop)
-        self.in_flight += stop - first - already
+    # Gaps and dead letters
 
-    def land(self, first: int, stop: int) -> None:
-        for start, end in self._flying.overlap(first, stop):
-            self._flying.remove(start, end)
-            self.in_flight -= end - start
-
-    def give_back(self, offsets: Sequence[int], due: float) -> None:
-        """Put messages in flight back, to be given out first once the monotonic clock says `due`."""
-        for offset in offsets:
-            self.land(offset, offset + 1)
-            self._line_up(due, offset)
-
-    def flying(self, first: int, stop: int) -> list[int]:
-        """The offsets of first .. stop-1 that are in flight."""
-        return [offset for start, end in self._flying.overlap(first, stop) for offset in range(start, end)]
+    def _overtaken(self) -> None:
+        """What was dropped or purged meanwhile is given out no more, wherever it waits. What is in flight of it may
+        still be answered."""
+        if self._source.floor() <= self._floor:
+            return
+        # Never past what is durable: after a power cut the position would be ahead of the log.
+        self._floor = floor = min(self._source.floor(), self._source.durable().end_offset)
+        if self._held is not None and self._held.first < floor:
+            self._scan.seek(self._held.first)
+            self._held = None
+        state = self._source.recent()
+        for first, stop in list(self._cursor.unhandled(0, floor)):
+            for hole in given_up(first, stop, state):
+                self._pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
 
     def _meet_hole(self, hole: Hole) -> None:
         """Keep damaged bytes, then move past them, then say so."""
-        if hole.reason in ("damaged", "suspect") and hole.segment is not None:
-            length = min(hole.length, LETTER_PAYLOAD_MAX)
-            file = self._source.catalog.segments.open(hole.segment.file_name)
-            try:
-                data = file.read(hole.position, length)
-            finally:
-                file.close()
-            letter = Envelope(
-                reason="damaged",
-                detail=f"{hole.detail}: {hole.segment.file_name}, {hole.length} bytes at {hole.position}",
-                consumer="",
-                offset=hole.whole[0],
-                last_offset=hole.whole[1] - 1,
-                attempts=0,
-                time_ns=self._source.clock.time_ns(),
-                segment_id=hole.segment.segment_id,
-                position=hole.position,
-                length=hole.length,
-                payload=data,
-            )
-            self._source.dead_letters.divert([letter])
+        with storage_errors("keeping damaged bytes"):
+            divert_damage(self._source, hole)
         self._pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
 
     def _pass_over(self, gap: Gap) -> None:
@@ -280,35 +403,11 @@ class Delivery(Generic[T]):
         gaps, self.gaps = self.gaps, []
         return gaps
 
+    def give_up(self, messages: Sequence[Message[T]]) -> None:
+        """Keep messages whose last attempt has failed."""
+        for message in messages:
+            self.divert([message], "exhausted", f"delivery {message.attempts} failed, the last")
+
     def divert(self, messages: Sequence[Message[T]], reason: str, detail: str) -> None:
         """Keep these as dead letters, durably; each once, however often it is tried."""
-        now = self._source.clock.time_ns()
-        letters = [
-            Envelope(
-                reason=reason,
-                detail=detail,
-                consumer=self._cursor.name,
-                offset=message.offset,
-                last_offset=message.offset,
-                attempts=message.attempts,
-                time_ns=now,
-                segment_id=NO_SEGMENT,
-                position=0,
-                length=0,
-                payload=message.payload,
-                key=message.key,
-                headers=message.headers or None,
-            )
-            for message in messages
-        ]
-        self._source.dead_letters.divert(letters)
-
-
-def _fitting(run: Run, first: int, stop: int, room: int, *, must: bool) -> tuple[int, int]:
-    """Where to stop so that the records fit into `room` bytes (after one, if one `must` be), and what room is left."""
-    for offset in range(first, stop):
-        size = len(run.records[offset - run.first])
-        if size > room and not (must and offset == first):
-            return offset, 0
-        room -= size
-    return stop, max(room, 0)
+        divert_messages(self._source, self._cursor.name, messages, reason, detail)

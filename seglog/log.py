@@ -49,6 +49,7 @@ from seglog.options import (
     whole,
 )
 from seglog.registry import Registry
+from seglog.retry import Backoff, RetryPolicy
 from seglog.roster import Roster
 from seglog.source import Source
 from seglog.survey import survey
@@ -254,6 +255,9 @@ class Log(Generic[T]):
         name: str,
         start: Start = "earliest",
         *,
+        lease: float | None = None,
+        max_attempts: int | None = None,
+        backoff: Backoff = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         on_gap: Callable[[Gap], None] | None = None,
     ) -> Consumer[T]:
@@ -262,13 +266,24 @@ class Log(Generic[T]):
         Args:
             name: 1 to 64 of A-Z a-z 0-9 . _ - , beginning with a letter or digit.
             start: "earliest", "latest", an offset or an aware datetime; only when the name is new.
-            max_in_flight: messages given out and not yet answered, at most.
+            lease: seconds, on the monotonic clock, after which a message that was not answered has failed and comes
+                again; None: it stays hidden until it is nacked, or the consumer is closed.
+            max_attempts: a message whose delivery of this number fails (nacked, lease over, or the process died with
+                nothing else in flight) becomes a dead letter, "exhausted"; None: it is tried for ever.
+            backoff: what a failed message waits before it comes again: seconds, doubled with each further failure up to
+                an hour, or a function from the number of failures to seconds; None: nothing.
+            max_in_flight: messages given out and not yet answered, at most (1 to 10,000).
             on_gap: called for each range of offsets that will not come.
 
-        Twice on one Log it is the same object. Raises ConsumerBusy if another process holds it, InvalidOption.
+        How often each message failed survives the process (of the 512 that failed last, FORMAT.md §7.3). The other
+        options last as long as the consumer is open. Twice on one Log it is the same object.
+
+        Raises ConsumerBusy if another process holds it, InvalidOption (also for other options than it is open with),
+        OffsetOutOfRange, StorageError.
         """
         self._check_open()
-        return self._roster.consumer(name, start, max_in_flight, on_gap)
+        policy = RetryPolicy(lease, max_attempts, backoff)
+        return self._roster.consumer(name, start, policy, max_in_flight, on_gap)
 
     def consumers(self) -> dict[str, ConsumerStats]:
         """Every registered consumer and where it stands, those of other processes too."""

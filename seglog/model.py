@@ -278,13 +278,24 @@ class VerifyReport:
 
 @dataclass(frozen=True)
 class ConsumerStats:
-    """Where a consumer stands. Ages in seconds, by the records' advisory append times."""
+    """Where a consumer stands. Ages in seconds, by the records' advisory append times.
+
+    Of what is not yet handled (`lag_records`), `in_flight` was given out, `delayed` waits for its due time or to be
+    tried again, as far as it was met, and the rest is `ready`. `expired`: skipped since the consumer was opened. These
+    three are None for a consumer that this log does not hold open; its `in_flight` is what it noted last.
+    `acked_ranges`: separate ranges acked above the watermark. At 10,240 a message that would add one waits for older
+    ones to be acked.
+    """
 
     watermark: int
     lag_records: int
     lag_bytes: int
     oldest_age_seconds: float | None
     in_flight: int
+    ready: int | None = None
+    delayed: int | None = None
+    expired: int | None = None
+    acked_ranges: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from seglog.catalog import Meta
-from seglog.consumer import MAX_IN_FLIGHT, Consumer
-from seglog.cursor import Cursor
+from seglog.consumer import MAX_IN_FLIGHT, Consumer, oldest_age
+from seglog.cursor import Cursor, read_note
 from seglog.disk.base import Directory
-from seglog.errors import InvalidOption, NotALog, StorageError, UnknownConsumer, storage_error
+from seglog.errors import InvalidOption, LogClosed, NotALog, StorageError, UnknownConsumer, storage_error
 from seglog.format.layout import SEGMENT_RECORDS_MAX
 from seglog.format.names import CURSORS, META
 from seglog.model import ConsumerStats, Gap, Start
 from seglog.opening import read_cursors
 from seglog.options import consumer_name, whole
-from seglog.reader import Run
 from seglog.registry import Registry
+from seglog.retry import RetryPolicy
 from seglog.source import Source
 
 T = TypeVar("T")
@@ -41,12 +42,17 @@ class Roster(Generic[T]):
         self._meta: Meta | None = None
 
     def consumer(
-        self, name: str, start: Start, max_in_flight: int, on_gap: Callable[[Gap], None] | None
+        self,
+        name: str,
+        start: Start,
+        policy: RetryPolicy,
+        max_in_flight: int,
+        on_gap: Callable[[Gap], None] | None,
     ) -> Consumer[T]:
         """See `Log.consumer`."""
         consumer_name(name)
         whole("max_in_flight", max_in_flight, 1, MAX_IN_FLIGHT)
-        settings = (max_in_flight, on_gap)
+        settings = (policy, max_in_flight, on_gap)
         with self._lock:
             known = self._open.get(name)
             if known is not None:
@@ -60,14 +66,19 @@ class Roster(Generic[T]):
                 raise
             except OSError as error:
                 raise storage_error(error, f"opening consumer {name!r}") from error
-            made = Consumer(
-                self._source,
-                cursor,
-                max_in_flight=max_in_flight,
-                on_gap=on_gap,
-                on_close=self._forget,
-                register_lock=registry.locked,
-            )
+            try:
+                made = Consumer(
+                    self._source,
+                    cursor,
+                    policy=policy,
+                    max_in_flight=max_in_flight,
+                    on_gap=on_gap,
+                    on_close=self._forget,
+                    register_lock=registry.locked,
+                )
+            except BaseException:
+                cursor.close()
+                raise
             self._open[name] = made, settings
             return made
 
@@ -76,6 +87,10 @@ class Roster(Generic[T]):
             known = self._open.get(consumer.name)
             if known is not None and known[0] is consumer:
                 del self._open[consumer.name]
+
+    def watermarks(self) -> dict[str, int]:
+        """Of the consumers that are open here. Takes no lock: an append asks."""
+        return {name: consumer.watermark for name, (consumer, _) in list(self._open.items())}
 
     def _opened(self) -> list[Consumer[T]]:
         """Those that are open now; to be called without our lock, as they take theirs first."""
@@ -133,33 +148,32 @@ class Roster(Generic[T]):
             return {}
         try:
             states = read_cursors(cursors, bytes.fromhex(source.origin.log_id))
+            in_flight = {name: read_note(cursors, name).in_flight for name in states}
         finally:
             cursors.close()
         end = source.seen().end_offset
         count = source.catalog.records_before
         found = {}
-        for name, start in source.state().consumers:
+        meta = source.state()
+        for name, start in meta.consumers:
             held = self._open.get(name)
             if held is not None:
-                found[name] = held[0].stats()
-                continue
+                with suppress(LogClosed):  # closed a moment ago: then its file says all
+                    found[name] = held[0].stats()
+                    continue
             state = states.get(name)
-            mark = state.watermark if state is not None else start
-            acked = sum(count(last) - count(first) for first, last in (state.acked if state is not None else ()))
+            mark = max(state.watermark if state is not None else start, meta.start_offset)
+            above = [
+                (max(first, mark), last) for first, last in (state.acked if state is not None else ()) if last > mark
+            ]
+            acked = sum(count(last) - count(first) for first, last in above)
             lag = max(0, count(max(end, mark)) - count(mark) - acked)
             lag_bytes = max(0, source.bytes_before(end) - source.bytes_before(mark))
-            found[name] = ConsumerStats(mark, lag, lag_bytes, self._age(mark), 0)
+            ranges = 0 if state is None else len(state.acked)
+            found[name] = ConsumerStats(
+                mark, lag, lag_bytes, oldest_age(source, mark), in_flight.get(name, 0), acked_ranges=ranges
+            )
         return found
-
-    def _age(self, offset: int) -> float | None:
-        scan = self._source.scan(offset)
-        try:
-            found = scan.next()
-        finally:
-            scan.close()
-        if not isinstance(found, Run):
-            return None
-        return max(0.0, (self._source.clock.time_ns() - found.time_ns) / 1e9)
 
     def remove(self, name: str) -> None:
         """See `Log.remove_consumer`."""

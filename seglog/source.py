@@ -91,16 +91,22 @@ class Source(Generic[T]):
             with self._progress:
                 self._progress.notify_all()
 
-    def wait_beyond(self, offset: int, timeout: float, *, durable: bool = False) -> None:
-        """Until the visible (or durable) end is beyond `offset`, at most `timeout` seconds; may return early."""
+    def wait_beyond(
+        self, offset: int, timeout: float, *, durable: bool = False, unless: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Until the visible (or durable) end is beyond `offset`, at most `timeout` seconds; may return early.
+
+        `unless` is asked once, when every later `progressed` is heard: whether what is waited for has happened already.
+        """
         if self.appender is None:
-            self.clock.sleep(min(timeout, _POLL_SECONDS))
+            if not unless():
+                self.clock.sleep(min(timeout, _POLL_SECONDS))
             return
         with self._progress:
             self._waiting += 1
             try:
                 place = self.appender.seen if durable else self.appender.visible
-                if place.end_offset <= offset and not self.closed:
+                if place.end_offset <= offset and not self.closed and not unless():
                     self._progress.wait(timeout)
             finally:
                 self._waiting -= 1

@@ -51,11 +51,15 @@ SIGNATURES = {
     "Log.wait_durable": "(self, offset, timeout=None)",
     "Log.get": "(self, offset)",
     "Log.read": "(self, start=None, stop=None, on_gap=None)",
-    "Log.consumer": "(self, name, start='earliest', *, max_in_flight=10000, on_gap=None)",
+    "Log.consumer": (
+        "(self, name, start='earliest', *, lease=None, max_attempts=None, backoff=None, max_in_flight=10000, "
+        "on_gap=None)"
+    ),
     "Consumer.receive": "(self, timeout=0)",
     "Consumer.receive_many": "(self, limit, timeout=0, max_bytes=None)",
     "Consumer.ack": "(self, *messages)",
     "Consumer.nack": "(self, *messages, delay=None)",
+    "Consumer.extend": "(self, *messages, seconds=30)",
     "Consumer.seek": "(self, where)",
     "Record": "(value, key=None, headers=None, delay=None, ttl=None)",
     "forward.Forwarder": (

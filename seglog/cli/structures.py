@@ -153,7 +153,7 @@ def _slots(file: File, name: str) -> Iterator[Row]:
         row: Row = {"position": position, "kind": label, "crc_ok": slot is not None}
         yield row if slot is None else {**row, **_slot_fields(slot), "newest": slot.generation == newest}
     if expected == L.KIND_CURSOR:
-        raw = file.read(L.NOTE_AT, L.NOTE.size)
+        raw = file.read(L.NOTE_AT, L.NOTE_BYTES)
         note = decode_note(raw)
         if any(raw):  # else none was written yet
             row = {"position": L.NOTE_AT, "kind": "delivery note", "crc_ok": note is not None}

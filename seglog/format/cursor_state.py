@@ -29,11 +29,14 @@ class CursorState(NamedTuple):
 
 
 class DeliveryNote(NamedTuple):
-    """How far was given out, unsynced: it survives the death of the process, which is its purpose."""
+    """What was in flight, unsynced: it survives the death of the process, which is its purpose.
 
-    delivered: int
+    `attempt`: of a message that is alone in flight, the number of this delivery; else 0. `ranges`: end excluded.
+    """
+
     in_flight: int
-    session: int
+    attempt: int
+    ranges: tuple[tuple[int, int], ...] = ()
 
 
 def encode_cursor(state: CursorState) -> bytes:
@@ -75,15 +78,21 @@ def decode_cursor(payload: bytes) -> CursorState:
 
 
 def encode_note(note: DeliveryNote) -> bytes:
-    body = L.NOTE.pack(L.NOTE_MAGIC, *note, 0)[:-4]
-    return body + crc32c(body).to_bytes(4, "little")
+    head = L.NOTE.pack(L.NOTE_MAGIC, note.in_flight, note.attempt, len(note.ranges), 0)[:-4]
+    ranges = b"".join(L.NOTE_RANGE.pack(*pair) for pair in note.ranges)
+    return head + crc32c(ranges, crc32c(head)).to_bytes(4, "little") + ranges
 
 
 def decode_note(data: bytes) -> DeliveryNote | None:
     """None if the checksum does not hold: then nothing is known, which is always allowed."""
-    if len(data) < L.NOTE.size or data[:8] != L.NOTE_MAGIC:
+    size = L.NOTE.size
+    if len(data) < size or data[:8] != L.NOTE_MAGIC:
         return None
-    _, delivered, in_flight, session, check = L.NOTE.unpack_from(data)
-    if crc32c(data[: L.NOTE.size - 4]) != check:
+    _, in_flight, attempt, count, check = L.NOTE.unpack_from(data)
+    ranges = data[size : size + count * L.NOTE_RANGE.size]
+    if count > L.NOTE_RANGES_MAX or len(ranges) != count * L.NOTE_RANGE.size:
         return None
-    return DeliveryNote(delivered, in_flight, session)
+    if crc32c(ranges, crc32c(data[: size - 4])) != check:
+        return None
+    pairs = tuple((first, stop) for first, stop in L.NOTE_RANGE.iter_unpack(ranges))
+    return DeliveryNote(in_flight, attempt, pairs)

@@ -36,6 +36,14 @@ def decode_extended(record: bytes) -> tuple[bytes, Extras]:
     return record[at:], Extras(key, headers or None, due_ns, expiry_ns)
 
 
+def due_and_expiry(record: bytes) -> tuple[int, int]:
+    """The two times of a stored record, without the rest; 0 is none. Raises ValueError if there is no block."""
+    if len(record) < L.EXTENDED.size:
+        raise ValueError("extended record shorter than its block")
+    due_ns, expiry_ns, *_ = L.EXTENDED.unpack_from(record)
+    return due_ns, expiry_ns
+
+
 def encode_headers(headers: dict[str, bytes]) -> bytes:
     """Name and value of each, with their lengths."""
     parts = []

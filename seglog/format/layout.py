@@ -81,8 +81,11 @@ CURSOR_ATTEMPT = Struct("<QI")
 CURSOR_RANGES_MAX = 10240  # above max_in_flight, so that acks in any order always fit
 CURSOR_ATTEMPTS_MAX = 512
 
-# §7.4 the delivery note behind a cursor's slots: magic, delivered up to, in flight, session, CRC
-NOTE = Struct("<8sQIII")
+# §7.4 the delivery note behind a cursor's slots: magic, in flight, attempt, ranges, CRC; the ranges follow
+NOTE = Struct("<8sIIII")
+NOTE_RANGE = Struct("<QQ")
+NOTE_RANGES_MAX = 16
+NOTE_BYTES = NOTE.size + NOTE_RANGES_MAX * NOTE_RANGE.size  # all of it in one sector
 NOTE_AT = 2 * CURSOR_SLOT_BYTES
 
 # §8 the hint in `lock`: magic, generation, segment id, CRC, position, end offset, salt, boot id

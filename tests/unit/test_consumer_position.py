@@ -182,7 +182,7 @@ def test_stats_of_a_consumer(place: Place) -> None:
     assert (stats.watermark, stats.lag_records, stats.in_flight, stats.oldest_age_seconds) == (10, 1, 0, 0.0)
     assert 0 < stats.lag_bytes < 1000
     consumer.ack(10)
-    assert consumer.stats() == seglog.ConsumerStats(11, 0, 0, None, 0)
+    assert consumer.stats() == seglog.ConsumerStats(11, 0, 0, None, 0, ready=0, delayed=0, expired=0)
 
 
 def test_consumers_lists_the_open_and_the_closed_and_those_of_others(place: Place) -> None:

@@ -135,7 +135,7 @@ def test_cursor_round_trip(state: CursorState) -> None:
     assert decode_cursor(encode_cursor(state)) == state
 
 
-@given(st.builds(DeliveryNote, u64, u32, u32))
+@given(st.builds(DeliveryNote, u32, u32, pairs))
 def test_delivery_note_round_trip(note: DeliveryNote) -> None:
     assert decode_note(encode_note(note)) == note
 
@@ -213,7 +213,10 @@ HEADER = SegmentHeader(
             "0100000000000000050000000000000002000000000000006c200000000000000900000000000000010000000100000002000000"
             "757007000000000000000900000000000000080000000000000003000000",
         ),
-        (encode_note(DeliveryNote(9, 3, 2)), "89534c4e0d0a1a0a090000000000000003000000020000003353d0e1"),
+        (
+            encode_note(DeliveryNote(1, 3, ((9, 10),))),
+            "89534c4e0d0a1a0a01000000030000000100000040affa8f09000000000000000a00000000000000",
+        ),
         (
             encode_meta(MetaState(5, 6, (("up", 1),), (RemovedRange(1, 2, 3, 4),), ((8, 9),))),
             "05000000000000000600000000000000010000000100000001000000020100000000000000757001000000020000000300000000"
@@ -253,7 +256,7 @@ SAMPLES: list[tuple[bytes, Callable[[bytes], Any]]] = [
     (encode_footer(Footer(HEADER, 9000, 25, 11, 12, (IndexEntry(20, 8192, 11),))), decode_footer),
     (encode_hint(Hint(3, 0, 8432, 2, SALT, LOG_ID)), decode_hint),
     (encode_slot(Slot(1, 7, LOG_ID, b"payload"), 4096), decode_slot),
-    (encode_note(DeliveryNote(9, 3, 2)), decode_note),
+    (encode_note(DeliveryNote(7, 0, ((9, 15), (20, 21)))), decode_note),
 ]
 CHECKED = [decode for _, decode in SAMPLES]
 

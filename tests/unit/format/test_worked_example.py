@@ -104,7 +104,7 @@ def test_struct_sizes_are_those_of_the_tables() -> None:
         "header entry": 6,
         "slot header": 48,
         "cursor": 52,
-        "note": 28,
+        "note": 24,
         "hint": 64,
         "letter": 76,
         "meta": 28,

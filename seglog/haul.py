@@ -1,0 +1,52 @@
+"""What one receive collects: so many messages, and so many bytes of payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from seglog.model import Message
+from seglog.reader import Run
+
+T = TypeVar("T")
+
+NO_LIMIT = 1 << 62  # bytes
+
+
+@dataclass
+class Haul(Generic[T]):
+    """Never fewer than one message, if there is one, however large."""
+
+    limit: int
+    room: int = NO_LIMIT  # payload bytes
+    messages: list[Message[T]] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """How many messages more."""
+        return self.limit - len(self.messages)
+
+    def holds(self, size: int) -> bool:
+        """Whether so many bytes still fit."""
+        return size <= self.room or not self.messages
+
+    def add(self, message: Message[T]) -> None:
+        self.messages.append(message)
+        self.room -= len(message.payload)
+
+    def add_all(self, messages: list[Message[T]]) -> None:
+        self.messages += messages
+        if self.room < NO_LIMIT:
+            self.room -= sum(len(message.payload) for message in messages)
+
+    def fitting(self, run: Run, first: int, stop: int) -> int:
+        """Up to which offset the run's records fit, from `first` on."""
+        if self.room == NO_LIMIT:
+            return stop
+        room = self.room
+        for offset in range(first, stop):
+            size = len(run.records[offset - run.first])
+            if size > room and (self.messages or offset > first):
+                return offset
+            room -= size
+        return stop
