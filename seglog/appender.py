@@ -75,10 +75,10 @@ class Appender:
         return self.seen if writer is None else Seen(writer.header.segment_id, writer.position, writer.next_offset)
 
     @property
-    def bytes_total(self) -> int:
-        """Bytes of all batches that were ever written, in all segments."""
+    def bytes_total(self) -> int | None:
+        """Bytes of all batches that were ever written, in all segments; None before the log is ready for appends."""
         writer = self._writer
-        return 0 if writer is None else writer.header.bytes_before + writer.position - L.DATA_START
+        return None if writer is None else writer.header.bytes_before + writer.position - L.DATA_START
 
     @property
     def compression(self) -> Callable[[bytes], bytes] | None:
@@ -252,6 +252,11 @@ class Appender:
             logger.warning("%s keeps no footer (%s); reading does without", old.name.file_name, error)
         self.on_rotation()
         return new
+
+    def reserve(self, length: int) -> None:
+        """Have so many bytes allocated behind the end, if the disk has them: appends into them need no free space."""
+        if self._writer is not None:
+            self._writer.reserve(length)
 
     def header_after(
         self,

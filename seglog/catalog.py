@@ -18,7 +18,7 @@ from seglog.errors import DamageFound
 from seglog.format import layout as L
 from seglog.format.footer import Footer
 from seglog.format.hint import Hint
-from seglog.format.meta_state import MetaState, decode_meta, encode_meta
+from seglog.format.meta_state import MetaState, RemovedRange, decode_meta, encode_meta
 from seglog.format.names import META, SegmentName, is_temporary, parse_segment_name
 from seglog.format.segment_header import SegmentHeader
 from seglog.segment_reader import SegmentReader, read_footer, read_header
@@ -305,6 +305,38 @@ class Catalog:
             if end is not None:
                 inside = min(inside, end.offset - name.base_offset)
         return self._counted(name) + inside
+
+    def records_between(self, first: int, stop: int, removed: Iterable[RemovedRange]) -> int:
+        """How many records are there from `first` to before `stop`."""
+        total = self.records_before(stop) - self.records_before(first)
+        for gone in removed:
+            left, right = max(first, gone.first_offset), min(stop, gone.end_offset)
+            if left < right:
+                total -= self.records_before(right) - self.records_before(left)
+        return max(0, total)
+
+    def offset_behind(self, count: int, start: int) -> int:
+        """The first offset from `start` on with at least `count` records before it, by the segments' own count."""
+        for _ in range(_LOOKS):
+            try:
+                return self._offset_behind(count, start)
+            except FileNotFoundError:
+                self.refresh()
+        return self._offset_behind(count, start)
+
+    def _offset_behind(self, count: int, start: int) -> int:
+        names = self.names
+        index = max(self.index_of(start), 0)
+        while index + 1 < len(names) and self._counted(names[index + 1]) <= count:
+            index += 1
+        if not names:
+            return start
+        offset = max(start, names[index].base_offset + count - self._counted(names[index]))
+        if index + 1 < len(names):
+            end = self.end_of(names[index])
+            if end is not None and offset > end.offset:
+                offset = names[index + 1].base_offset
+        return offset
 
     def _counted(self, name: SegmentName) -> int:
         header = self.facts(name).header

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from typing import NamedTuple
 
 from seglog.catalog import Catalog
 from seglog.errors import storage_error
 from seglog.format import layout as L
-from seglog.format.cursor_state import CursorState
-from seglog.format.meta_state import MetaState, RemovedRange
+from seglog.format.cursor_state import CursorState, Seen
+from seglog.format.meta_state import MetaState, RemovedRange, Retention
 from seglog.format.names import SegmentName
+from seglog.gauge import Gauge
 from seglog.intervals import Intervals
 from seglog.model import CompactReport, PinnedSegment
 from seglog.opening import read_cursors
@@ -23,33 +26,40 @@ from seglog.registry import LOCK_WAIT_SECONDS, Registry
 logger = logging.getLogger("seglog")
 
 
-def compact(
-    catalog: Catalog, registry: Registry, *, wait: float = LOCK_WAIT_SECONDS
-) -> CompactReport:
-    """Reclaim what all registered consumers have passed; durable on return.
+class Terms(NamedTuple):
+    """What a compaction is to know of the log around it."""
 
-    Without consumers nothing is reclaimed. The last segment is never touched. Raises StorageError.
+    end: Seen  # how far the log reaches
+    now_ns: int  # wall clock, for retention by age
+    given_up: Callable[[MetaState], MetaState]  # adds what the caller has dropped or purged and `meta` does not say yet
+    retention: Retention | None = None  # instead of what `meta` says
+
+
+def compact(
+    catalog: Catalog, registry: Registry, terms: Terms | None = None, *, wait: float = LOCK_WAIT_SECONDS
+) -> CompactReport:
+    """Reclaim what all registered consumers have passed and retention lets go; durable on return.
+
+    Without consumers nothing is reclaimed but by retention. The last segment is never touched. Raises StorageError.
     """
     try:
         with registry.locked(wait):
             catalog.refresh()
-            compaction = _Compaction(catalog, registry)
+            compaction = _Compaction(catalog, registry, terms)
             removed, size = compaction.run()
-            return CompactReport(
-                removed, size, registry.meta.state.start_offset, compaction.remaining()
-            )
+            return CompactReport(removed, size, registry.meta.state.start_offset, compaction.remaining())
     except OSError as error:
         raise storage_error(error, "compaction") from error
 
 
-def reclaim(catalog: Catalog, registry: Registry, *, wait: float = 0.0) -> None:
+def reclaim(catalog: Catalog, registry: Registry, terms: Terms, *, wait: float = 0.0) -> None:
     """The same as the writer goes, by the listing that it has and without a word on what stays.
 
     So its cost does not grow with the number of segments that a straggler pins. Raises StorageError.
     """
     try:
         with registry.locked(wait):
-            _Compaction(catalog, registry).run()
+            _Compaction(catalog, registry, terms).run()
     except OSError as error:
         raise storage_error(error, "compaction") from error
 
@@ -57,20 +67,22 @@ def reclaim(catalog: Catalog, registry: Registry, *, wait: float = 0.0) -> None:
 class _Compaction:
     """One compaction, under the lock."""
 
-    def __init__(self, catalog: Catalog, registry: Registry) -> None:
+    def __init__(self, catalog: Catalog, registry: Registry, terms: Terms | None) -> None:
         self.catalog = catalog
         self.registry = registry
         self.names = catalog.names
-        self.meta = registry.meta.state
+        self.terms = terms
+        self.meta = registry.meta.state if terms is None else terms.given_up(registry.meta.state)
+        self.retention = self.meta.retention if terms is None or terms.retention is None else terms.retention
         states = read_cursors(registry.cursors, registry.meta.log_id)
-        self.passed = {
-            name: self._passed(states.get(name)) for name in sorted(registry.names())
-        }
+        self.passed = {name: self._passed(states.get(name)) for name in sorted(registry.names())}
 
     def run(self) -> tuple[int, int]:
         """Segments and bytes that were given back."""
         removable = self._removable()
-        return self._remove(removable) if removable else (0, 0)
+        if removable or self.meta != self.registry.meta.state:
+            return self._remove(removable)
+        return 0, 0
 
     def _passed(self, state: CursorState | None) -> Intervals:
         """What a consumer has handled. An unreadable cursor has passed nothing: it begins again at the start."""
@@ -81,9 +93,7 @@ class _Compaction:
             # Only here is a segment's header asked: offsets between its end and the next base hold no record.
             try:
                 end = self.catalog.end_of(self.names[index])
-            except (
-                FileNotFoundError
-            ):  # another process gave it back since it was listed
+            except FileNotFoundError:  # another process gave it back since it was listed
                 end = None
             if end is not None and mark >= end.offset:
                 mark = self.names[index + 1].base_offset
@@ -95,17 +105,55 @@ class _Compaction:
 
     def _removable(self) -> list[int]:
         """Which segments go, by their places in the listing, ascending; found by bisection, never the last one."""
-        by_all = Intervals([(0, L.OFFSET_MAX)] if self.passed else ())
+        by_all = Intervals([(0, L.OFFSET_MAX)] if self.passed or self.retention != Retention() else ())
         for own in self.passed.values():
-            by_all = Intervals(
-                part for first, stop in own for part in by_all.overlap(first, stop)
-            )
+            by_all = Intervals(part for first, stop in own for part in by_all.overlap(first, stop))
         found = set(self._given_back_before())
+        kept_from = self._kept_from(next((stop for first, stop in by_all if first == 0), 0))
         for first, stop in by_all:
-            found.update(
-                range(bisect_left(self.names, first, key=_base), self._holder(stop))
-            )
+            found.update(range(bisect_left(self.names, first, key=_base), min(self._holder(stop), kept_from)))
         return sorted(found)
+
+    def _kept_from(self, passed: int) -> int:
+        """Retention keeps what all have passed from this place of the listing on; all have passed what is below the
+        offset `passed`. By bisection: its cost does not grow with what is kept."""
+        if self.terms is None or self.retention == Retention():
+            return len(self.names)
+        kept_from = 0
+        if self.retention.bytes is not None:
+            gauge = Gauge(self.catalog)
+            try:
+                least = (
+                    gauge.bytes_before(min(passed, self.terms.end.end_offset), self.terms.end) - self.retention.bytes
+                )
+            finally:
+                gauge.close()
+            # So many bytes may go that as many newer ones as are to be kept have been passed.
+            kept_from = bisect_right(range(1, self._holder(passed) + 1), least, key=self._bytes_before)
+        if self.retention.nanoseconds is not None:
+            oldest = self.terms.now_ns - self.retention.nanoseconds
+            kept_from = max(kept_from, bisect_left(range(len(self.names) - 1), oldest, key=self._last_append))
+        return kept_from
+
+    def _bytes_before(self, index: int) -> int:
+        """Bytes of all that lies before a segment."""
+        try:
+            header = self.catalog.facts(self.names[index]).header
+        except FileNotFoundError:  # another process gave it back since it was listed
+            return 0
+        return 1 << 63 if header is None else header.bytes_before
+
+    def _last_append(self, index: int) -> int:
+        """When a sealed segment was appended to for the last time, by the clock of that moment; else when it was
+        succeeded."""
+        try:
+            footer = self.catalog.facts(self.names[index]).footer
+            following = self.catalog.facts(self.names[index + 1]).header
+        except FileNotFoundError:
+            return 0
+        if footer is not None and footer.last_time_ns:
+            return footer.last_time_ns
+        return 1 << 63 if following is None else following.created_ns
 
     def _given_back_before(self) -> list[int]:
         """Those that `meta` calls gone, and whose unlinking did not survive a crash; see `Catalog.reclaimed`."""
@@ -113,9 +161,7 @@ class _Compaction:
         found = [*range(min(bisect_left(names, start, key=_base), self._holder(start)))]
         for gone in self.meta.removed:
             left = bisect_left(names, gone.first_id, key=_id)
-            found += range(
-                left, min(bisect_right(names, gone.last_id, key=_id), len(names) - 1)
-            )
+            found += range(left, min(bisect_right(names, gone.last_id, key=_id), len(names) - 1))
         return found
 
     def remaining(self) -> tuple[PinnedSegment, ...]:
@@ -125,23 +171,24 @@ class _Compaction:
         for index, name in enumerate(names):
             if index == len(names) - 1:
                 reasons: tuple[str, ...] = ("active",)
-            elif not self.passed:
+            elif not self.passed and self.retention == Retention():
                 reasons = ("no consumers",)
             else:
                 stop = names[index + 1].base_offset
-                reasons = tuple(
-                    who
-                    for who, own in self.passed.items()
-                    if not _covers(own, name.base_offset, stop)
-                )
+                reasons = tuple(who for who, own in self.passed.items() if not _covers(own, name.base_offset, stop))
+                if not reasons and self.retention != Retention():
+                    reasons = ("retention",)
             pinned.append(PinnedSegment(name.file_name, reasons))
         return tuple(pinned)
 
     def _remove(self, removable: list[int]) -> tuple[int, int]:
-        self._confirm_listing()
+        if removable:
+            self._confirm_listing()
         meta, allowed = self._after(removable)
-        if meta != self.meta:
+        if meta != self.registry.meta.state:
             self.registry.meta.store(meta)
+        if not allowed:
+            return 0, 0
         size = 0
         for name in allowed:
             try:
@@ -164,10 +211,7 @@ class _Compaction:
     def _after(self, removable: list[int]) -> tuple[MetaState, list[SegmentName]]:
         """What `meta` says afterwards, and which segments go: a prefix moves the start, middles are listed."""
         names, start = self.names, self.meta.start_offset
-        prefix = next(
-            (place for place, index in enumerate(removable) if place != index),
-            len(removable),
-        )
+        prefix = next((place for place, index in enumerate(removable) if place != index), len(removable))
         if prefix:
             start = max(start, names[prefix].base_offset)
         ranges = list(self.meta.removed)
@@ -175,28 +219,18 @@ class _Compaction:
         for index in removable[prefix:]:
             name, before = names[index], names[index - 1]
             if not any(r.first_id <= name.segment_id <= r.last_id for r in ranges):
-                stays = (
-                    index - 1 not in allowed
-                    and before.segment_id + 1 == name.segment_id
-                )
+                stays = index - 1 not in allowed and before.segment_id + 1 == name.segment_id
                 if stays and not self._ends_by_itself(before):
                     continue
                 stop = names[index + 1].base_offset
-                merged = _merged(
-                    ranges,
-                    RemovedRange(
-                        name.segment_id, name.segment_id, name.base_offset, stop
-                    ),
-                )
+                merged = _merged(ranges, RemovedRange(name.segment_id, name.segment_id, name.base_offset, stop))
                 if len(merged) > L.META_RANGES_MAX:
                     continue
                 ranges = merged
             allowed[index] = None
         # What lies before the first segment is told by the start offset alone; the last one always stays.
         ranges = [r for r in ranges if r.last_id > names[prefix].segment_id]
-        return self.meta._replace(start_offset=start, removed=tuple(ranges)), [
-            names[index] for index in allowed
-        ]
+        return self.meta._replace(start_offset=start, removed=tuple(ranges)), [names[index] for index in allowed]
 
     def _ends_by_itself(self, name: SegmentName) -> bool:
         """Whether a segment needs no successor to say where it ends.
@@ -229,12 +263,7 @@ def _merged(ranges: list[RemovedRange], new: RemovedRange) -> list[RemovedRange]
     for r in sorted([*ranges, new]):
         if made and r.first_id == made[-1].last_id + 1:
             last = made[-1]
-            made[-1] = RemovedRange(
-                last.first_id,
-                r.last_id,
-                last.first_offset,
-                max(last.end_offset, r.end_offset),
-            )
+            made[-1] = RemovedRange(last.first_id, r.last_id, last.first_offset, max(last.end_offset, r.end_offset))
         else:
             made.append(r)
     return made

@@ -25,7 +25,18 @@ _WATCH_SECONDS = 1.0  # how often a waiter looks whether its leader is still ali
 class Ticket:
     """Records that are to be committed together, and later their outcome."""
 
-    __slots__ = ("base_offset", "done", "error", "extras", "future", "leader", "payloads", "size", "turn")
+    __slots__ = (
+        "__weakref__",
+        "base_offset",
+        "done",
+        "error",
+        "extras",
+        "future",
+        "leader",
+        "payloads",
+        "size",
+        "turn",
+    )
 
     def __init__(
         self,
@@ -190,11 +201,13 @@ class GroupCommit:
             self._wake.release()  # submitted: the helper leads for it
 
     def _abandon(self, ticket: Ticket) -> None:
-        """The caller is leaving: if it was to lead, somebody else must."""
+        """The caller is leaving: if it was to lead, somebody else must. Nothing more of it is to come then."""
         with self._mutex:
             if ticket in self._queue:
                 self._queue.remove(ticket)
+                ticket.done = True
             if self._leader is ticket:
+                ticket.done = True
                 self._pass_on()
 
     def submit(self, ticket: Ticket) -> None:

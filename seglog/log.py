@@ -14,22 +14,16 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, Generic, TypeVar
 
-from seglog.compact import compact, reclaim
 from seglog.consumer import MAX_IN_FLIGHT, Consumer
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Disk
-from seglog.errors import (
-    LogClosed,
-    LogForked,
-    ReadOnly,
-    SeglogError,
-    storage_errors,
-)
-from seglog.group_commit import GroupCommit
+from seglog.errors import ReadOnly, storage_errors
+from seglog.group_commit import GroupCommit, Ticket
+from seglog.housekeeping import Housekeeping
 from seglog.intake import Intake
+from seglog.limits import Limits
 from seglog.model import (
     CompactReport,
     ConsumerStats,
@@ -91,12 +85,18 @@ class Log(Generic[T]):
         self._forked = False
         self._syncer: Syncer | None = None
         self._commits: GroupCommit | None = None
+        self._limits: Limits[T] | None = None
+        self._housekeeping = Housekeeping(source, options, self._roster.registry)
         if opened is not None:
             self._commits = GroupCommit(opened.appender.commit, max_bytes=GROUP_COMMIT_BYTES)
             if options.durability == "interval":
                 self._syncer = Syncer(opened.appender, self._commits, options.sync_interval)
             opened.appender.on_progress = source.progressed
-            opened.appender.on_rotation = partial(_reclaim_at_rotation, source, self._roster)  # no cycle: `__del__`
+            opened.appender.on_rotation = self._housekeeping.reclaim  # it does not know the log: `__del__`
+            self._housekeeping.set_retention()
+            if options.limited:
+                marks, reclaim = self._roster.watermarks, self._housekeeping.reclaim
+                self._limits = Limits(options, source, opened.appender, marks, reclaim)
         _open_logs.add(self)
 
     # -- what it is
@@ -154,7 +154,7 @@ class Log(Generic[T]):
             key, headers: stored beside it, never interpreted.
             delay: seconds before consumers get it.
             ttl: seconds after which consumers no longer get it.
-            timeout: seconds to wait while the log is full (None: no limit).
+            timeout: seconds to wait while the log is full, under when_full="block" (None: no limit, 0: not at all).
 
         Raises RecordTooLarge, SerializeError, LogFull, DiskFull, StorageError, LogClosed, ReadOnly: not accepted.
         Raises LogFailed: not known; in or out is decided when the log is opened again.
@@ -163,7 +163,7 @@ class Log(Generic[T]):
             ticket = self._intake.plain(value)
         else:
             ticket = self._intake.ticket([Record(value, key, headers, delay, ttl)])
-        self._writable().commit(ticket)
+        self._admitted(ticket, timeout).commit(ticket)
         return ticket.base_offset
 
     def append_many(self, values: Iterable[T | Record[T]], timeout: float | None = None) -> range:
@@ -173,10 +173,10 @@ class Log(Generic[T]):
         64 MiB (or the largest record). Otherwise as `append`.
         """
         ticket = self._intake.batch(values)
-        commits = self._writable()
         if not ticket.payloads:
+            self._writable()
             return range(self.next_offset, self.next_offset)
-        commits.commit(ticket)
+        self._admitted(ticket, timeout).commit(ticket)
         return range(ticket.base_offset, ticket.base_offset + len(ticket.payloads))
 
     def submit(
@@ -188,10 +188,13 @@ class Log(Generic[T]):
         ttl: float | None = None,
         timeout: float | None = None,
     ) -> Future[int]:
-        """Append without waiting: the future has the offset once the record is durable, or the error."""
+        """Append without waiting for the disk: the future has the offset once the record is durable, or the error.
+
+        What refuses the record before it is queued (LogFull, RecordTooLarge …) is raised here, as by `append`.
+        """
         ticket = self._intake.ticket([Record(value, key, headers, delay, ttl)])
         ticket.future = Future()
-        self._writable().submit(ticket)
+        self._admitted(ticket, timeout).submit(ticket)
         return ticket.future
 
     def sync(self) -> None:
@@ -218,6 +221,15 @@ class Log(Generic[T]):
             raise ReadOnly('the log was opened with mode "r"')
         if self._syncer is not None:
             self._syncer.start()
+        return commits
+
+    def _admitted(self, ticket: Ticket, timeout: float | None) -> GroupCommit:
+        """Where the ticket is to be committed, once the limits let it in."""
+        commits = self._writable()
+        if timeout is not None:
+            seconds("timeout", timeout)
+        if self._limits is not None:
+            self._limits.admit(ticket, timeout)
         return commits
 
     def _writer_parts(self) -> Opened:
@@ -298,26 +310,39 @@ class Log(Generic[T]):
         """
         self._check_open()
         self._roster.remove(name)
+        self._source.wake()
 
     # -- housekeeping
 
     def compact(self) -> CompactReport:
         """Give back the segments that every registered consumer has passed; durable on return.
 
-        Works beside a live writer too. Without consumers nothing is reclaimed. Raises StorageError.
+        What the writer was opened with as retention is kept. Without consumers nothing is reclaimed but by retention.
+        Works beside a live writer too. Raises StorageError.
         """
         self._check_open()
         with storage_errors("compaction"):
             self._roster.flush()
-            if not self._source.catalog.refresh():
-                return CompactReport()
-            return compact(self._source.catalog, self._roster.registry())
+            report = self._housekeeping.compact()
+        self._source.wake()
+        return report
+
+    def purge(self) -> int:
+        """All that was appended so far is gone, for every reader and consumer (they get a gap "purged").
+
+        Returns how many records that were. Durable on return; the disk space is back but for the active segment's
+        where the disk is full. Works beside other processes, also from one of them: up to the durable end then, and
+        the writer's active segment stays. The dead letters stay. Raises StorageError.
+        """
+        self._check_open()
+        with storage_errors("purging"):
+            return self._housekeeping.purge(self._commits, None if self._opened is None else self._opened.appender)
 
     def stats(self) -> LogStats:
         """The log as it stands now. Raises StorageError."""
         self._check_open()
         with storage_errors("looking at the log"):
-            return survey(self._source, self.consumers())
+            return survey(self._source, self.consumers(), self._limits)
 
     def close(self) -> None:
         """Finish what is queued, leave a close marker, let go of lock and files. Twice is fine.
@@ -330,9 +355,13 @@ class Log(Generic[T]):
                 return
             if self._syncer is not None:
                 self._syncer.stop()
+        if self._limits is not None:
+            self._limits.refuse()  # those who wait for room do not get it any more
         try:
             try:
                 self._roster.close()
+                if self._source.undone():
+                    self._housekeeping.reclaim()
             finally:
                 if self._commits is not None and self._opened is not None:
                     self._commits.close(self._opened.appender.close)
@@ -350,6 +379,8 @@ class Log(Generic[T]):
                 if part is not None:
                     parts.callback(part.close)
             parts.callback(self._roster.abandon)
+            if self._limits is not None:
+                parts.callback(self._limits.close)
 
     def _after_fork(self) -> None:
         """In the child: this handle is dead. Closing our copies of the descriptors leaves the parent's lock alone."""
@@ -359,10 +390,7 @@ class Log(Generic[T]):
         self._abandon()
 
     def _check_open(self) -> None:
-        if self._forked:
-            raise LogForked("this log was opened before fork(); open it again in the child")
-        if self._closed:
-            raise LogClosed("the log is closed")
+        self._source.check_open()
 
     def __enter__(self) -> Log[T]:
         return self
@@ -384,15 +412,6 @@ class Log(Generic[T]):
             if self._syncer is not None:
                 self._syncer.stop()
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
-
-
-def _reclaim_at_rotation(source: Source[Any], roster: Roster[Any]) -> None:
-    """The writer gives space back as it goes; another process at it, or an error, never fails an append."""
-    try:
-        if source.state().consumers:
-            reclaim(source.catalog, roster.registry())
-    except (SeglogError, OSError) as error:
-        logger.warning("compaction at rotation: %s", error)
 
 
 def _after_fork_in_child() -> None:

@@ -300,7 +300,11 @@ class ConsumerStats:
 
 @dataclass(frozen=True)
 class LogStats:
-    """The log as it stands. `pinned_by`: the consumers whose watermark keeps the oldest segment."""
+    """The log as it stands.
+
+    `pinned_by`: the consumers whose watermark keeps the oldest segment. `dropped`: records given up to stay within a
+    limit, ever. `used_bytes`, `used_records`: what counts against a limit, None where this opening has no such limit.
+    """
 
     first_offset: int
     next_offset: int
@@ -311,6 +315,11 @@ class LogStats:
     consumers: dict[str, ConsumerStats]
     dead_letters: int
     pinned_by: tuple[str, ...]
+    dropped: int
+    used_bytes: int | None
+    used_records: int | None
+    max_bytes: int | None
+    max_records: int | None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ def open_log(
     max_record_bytes: int = 16 * MIB,
     compression: str | None = None,
     file_mode: int = 0o600,
+    max_bytes: int | None = None,
+    max_records: int | None = None,
+    when_full: str = "block",
+    retention_bytes: int | None = None,
+    retention_seconds: float | None = None,
     dead_letter_bytes: int = 64 * MIB,
     serializer: Serializer[Value] | None = None,
     strict: bool = False,
@@ -51,6 +56,14 @@ def open_log(
         max_record_bytes: of one payload.
         compression: None or "zstd", per batch.
         file_mode: of what is created; directories get x where this has r.
+        max_bytes, max_records: how much may be there that is not yet consumed: counted from the lowest watermark of
+            all registered consumers, without any from the first record; never exceeded.
+        when_full: "block": append waits (see its `timeout`). "error": it raises LogFull. "drop_oldest": the oldest
+            records go, just so many that it fits; consumers that wanted them get a gap "dropped".
+        retention_bytes, retention_seconds: what all consumers have passed is kept for replay until so many newer bytes
+            have been passed, too, or its last append is so long ago (one suffices); None: given back as soon as all
+            have passed it. Without consumers: the most that is kept; None: everything. Whole segments. Other
+            processes that compact keep it, too. In mode "r": for this opening's `compact` only.
         dead_letter_bytes: the most that the dead-letter queue may hold.
         serializer: an object with dumps(value) -> bytes and loads(bytes) -> value; None for bytes.
         strict: raise DamageFound instead of opening a log that shows damage.
@@ -62,7 +75,19 @@ def open_log(
     if sys.platform == "win32":
         raise NotImplementedError("seglog needs POSIX file locks and directory syncs; Windows is not supported yet")
     options = LogOptions(
-        mode, durability, sync_interval, segment_bytes, max_record_bytes, compression, file_mode, strict
+        mode,
+        durability,
+        sync_interval,
+        segment_bytes,
+        max_record_bytes,
+        compression,
+        file_mode,
+        strict,
+        max_bytes,
+        max_records,
+        when_full,
+        retention_bytes,
+        retention_seconds,
     )
     whole("dead_letter_bytes", dead_letter_bytes, 4096, 1 << 40)
     if disk is None:
@@ -72,19 +97,8 @@ def open_log(
             from seglog.disk.local import LocalDisk
 
             disk = LocalDisk()
-    name: object = os.fspath(path)
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise InvalidOption(f"path {path!r}: expected a directory name")
     clock = clock or SystemClock()
-    try:
-        root = disk.open(name, create=mode == "rw", file_mode=options.file_mode, directory_mode=options.directory_mode)
-    except FileNotFoundError as error:
-        why = "cannot be created" if mode == "rw" else 'mode "r" creates none'
-        raise LogNotFound(f"{name}: no such directory; {why}") from error
-    except (NotADirectoryError, FileExistsError) as error:
-        raise NotALog(f"{name}: a log is a directory, this is a file") from error
-    except OSError as error:
-        raise storage_error(error, f"opening {name}") from error
+    root, name = _root(path, options, disk)
     try:
         return _open(root, name, options, disk, clock, serializer, dead_letter_bytes)
     except BaseException as error:
@@ -92,6 +106,24 @@ def open_log(
         if isinstance(error, OSError) and not isinstance(error, StorageError):
             raise storage_error(error, f"opening {name}") from error
         raise
+
+
+def _root(path: str | os.PathLike[str], options: LogOptions, disk: Disk) -> tuple[Directory, str]:
+    """The directory, made if need be, and its name."""
+    name: object = os.fspath(path)
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise InvalidOption(f"path {path!r}: expected a directory name")
+    create = options.mode == "rw"
+    try:
+        modes = {"file_mode": options.file_mode, "directory_mode": options.directory_mode}
+        return disk.open(name, create=create, **modes), name
+    except FileNotFoundError as error:
+        why = "cannot be created" if create else 'mode "r" creates none'
+        raise LogNotFound(f"{name}: no such directory; {why}") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise NotALog(f"{name}: a log is a directory, this is a file") from error
+    except OSError as error:
+        raise storage_error(error, f"opening {name}") from error
 
 
 def _open(

@@ -34,6 +34,11 @@ class LogOptions:
     compression: str | None = None
     file_mode: int = 0o600
     strict: bool = False
+    max_bytes: int | None = None
+    max_records: int | None = None
+    when_full: str = "block"
+    retention_bytes: int | None = None
+    retention_seconds: float | None = None
 
     def __post_init__(self) -> None:
         one_of("mode", self.mode, ("rw", "r"))
@@ -47,6 +52,17 @@ class LogOptions:
             raise InvalidOption(f"file_mode={self.file_mode:#o}: the owner must read and write, nobody may execute")
         if not isinstance(self.strict, bool):
             raise InvalidOption(f"strict={self.strict!r}: expected True or False")
+        one_of("when_full", self.when_full, WHEN_FULL)
+        for name in ("max_bytes", "max_records", "retention_bytes"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 0 if name == "retention_bytes" else 1, 1 << 62)
+        if self.retention_seconds is not None:
+            seconds("retention_seconds", self.retention_seconds)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit on what is not yet consumed."""
+        return self.max_bytes is not None or self.max_records is not None
 
     @property
     def max_batch_bytes(self) -> int:

@@ -7,7 +7,7 @@ segments that are sealed or reclaimed while it reads (FORMAT.md §10.3).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from seglog.catalog import Catalog, SegmentEnd
@@ -46,15 +46,29 @@ class Hole:
     detail: str = ""
 
 
+def given_up(first: int, stop: int, meta: MetaState) -> Iterator[Hole]:
+    """Why there is nothing from `first` to before `stop`, all of it below the start of the log."""
+    dropped, end = meta.dropped
+    for start, last, reason in ((0, dropped, "purged"), (dropped, end, "dropped"), (end, stop, "purged")):
+        if max(start, first) < min(last, stop):
+            yield Hole(max(start, first), min(last, stop), reason)
+
+
 class Scan:
     """Iterates by `next()`, which gives None at the visible end and may be called again later. Not thread-safe."""
 
     def __init__(
-        self, catalog: Catalog, meta: Callable[[], MetaState], horizon: Callable[[], Seen], offset: int
+        self,
+        catalog: Catalog,
+        meta: Callable[[], MetaState],
+        horizon: Callable[[], Seen],
+        offset: int,
+        floor: Callable[[], int] = int,  # 0: what lies below the start is noticed where it is gone from the disk
     ) -> None:
         self._catalog = catalog
         self._meta = meta
         self._horizon = horizon
+        self._floor = floor
         self.offset = offset  # what `next` gives out next
         self._ready: deque[Run | Hole] = deque()
         self._segment: SegmentReader | None = None
@@ -77,6 +91,8 @@ class Scan:
     def next(self) -> Run | Hole | None:
         """The next run or hole, or None at the visible end. Raises StorageError if the disk does not read."""
         for _ in range(_ATTEMPTS):
+            if self.offset < self._floor():
+                self._overtaken()
             if self._ready:
                 found = self._ready.popleft()
                 self.offset = found.first + len(found.records) if isinstance(found, Run) else found.stop
@@ -96,6 +112,16 @@ class Scan:
                 raise storage_error(error, f"reading offset {self.offset}") from error
         raise LogFailed(5, f"offset {self.offset} cannot be reached: segments vanish faster than they are read")
 
+    def _overtaken(self) -> None:
+        """What was to come next was dropped or purged meanwhile."""
+        stop = min(self._floor(), self._horizon().end_offset)
+        if self.offset < stop:
+            self.seek(self.offset)
+            self._ready.append(self._given_up(stop))
+
+    def _given_up(self, stop: int) -> Hole:
+        return next(given_up(self.offset, stop, self._meta()))
+
     def _enter(self, seen: Seen) -> None:
         """Open the segment that holds the offset, or say why there is none."""
         catalog = self._catalog
@@ -109,7 +135,7 @@ class Scan:
         sealed = name.segment_id < seen.segment_id
         following = catalog.after(name)
         if sealed and following is not None and catalog.reclaimed(name, self._meta()):
-            self._ready.append(Hole(self.offset, following.base_offset, "purged"))
+            self._ready.append(self._given_up(following.base_offset))
             return
         end = catalog.end_of(name) if sealed else None
         if end is not None and self.offset >= end.offset:
@@ -137,7 +163,7 @@ class Scan:
         names = self._catalog.names
         first = names[0].base_offset if names else self._horizon().end_offset
         if self.offset < min(start, first):
-            self._ready.append(Hole(self.offset, min(start, first), "purged"))
+            self._ready.append(self._given_up(min(start, first)))
         else:
             self._ready.append(Hole(self.offset, first, "missing"))
 

@@ -125,6 +125,11 @@ class SegmentWriter:
         made.durable = end
         return made
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no record was ever in it."""
+        return self.next_offset == self.header.base_offset
+
     def has_room(self, size: int, count: int) -> bool:
         """Whether a batch of `count` records and `size` bytes of body still fits; an empty segment takes any batch."""
         end = self.position + size + _BATCH_OVERHEAD - L.DATA_START
@@ -179,6 +184,11 @@ class SegmentWriter:
                 self.hint_due = True
                 self._hint_at = self._allocated + HINT_EVERY_BYTES
             return
+
+    def reserve(self, length: int) -> None:
+        """Allocate so many bytes behind the end, if the disk has them."""
+        if self.position + length > self._allocated:
+            self._allocate(self.position + length)
 
     def cut_back(self) -> None:
         """After a failed write: drop what it may have left. Raises OSError if the disk refuses even that."""

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from seglog.appender import Appender
@@ -17,7 +18,15 @@ from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory
-from seglog.errors import DamageFound, InvalidOption, OffsetOutOfRange, storage_error, storage_errors
+from seglog.errors import (
+    DamageFound,
+    InvalidOption,
+    LogClosed,
+    LogForked,
+    OffsetOutOfRange,
+    storage_error,
+    storage_errors,
+)
 from seglog.format import layout as L
 from seglog.format.cursor_state import Seen
 from seglog.format.extended import decode_extended
@@ -48,19 +57,84 @@ class Source(Generic[T]):
     forked: bool = False
     _progress: threading.Condition = field(default_factory=threading.Condition)
     _waiting: int = 0
+    listeners: list[Callable[[], None]] = field(default_factory=list)  # called when somebody who waits should look
+    changes: int = 0  # goes up with everything that somebody may wait for
+    _state: MetaState | None = None
+    _floor: int = 0  # nothing below it is given out: what `meta` said last, or what was dropped since
+    _dropped: tuple[int, int] = (0, 0)  # as in `meta`, with what it does not have yet
+    _dropped_records: int = 0
+    _look_again: float = 0.0  # when to ask `meta` the next time
+
+    def check_open(self) -> None:
+        """Raises LogClosed, LogForked."""
+        if self.forked:
+            raise LogForked("this log was opened before fork(); open it again in the child")
+        if self.closed:
+            raise LogClosed("the log is closed")
 
     def state(self) -> MetaState:
-        """What `meta` says now (any process may have changed it); without it, what the listing says."""
+        """What `meta` says now (any process may have changed it); without it, what the listing says. What this process
+        has dropped is in it already."""
         if self.meta is not None:
             try:
-                return self.meta.reload()
+                state = self.meta.reload()
             except OSError as error:
                 raise storage_error(error, "reading where the log begins") from error
-        names = self.catalog.names
-        return MetaState(names[0].base_offset if names else 0)
+        else:
+            names = self.catalog.names
+            state = MetaState(names[0].base_offset if names else 0)
+        state = self.overlaid(state, self._floor)
+        self._state, self._floor, self._dropped = state, state.start_offset, state.dropped
+        self._look_again = self.clock.monotonic() + _POLL_SECONDS
+        return state
+
+    def overlaid(self, state: MetaState, limit: int) -> MetaState:
+        """`state` with what was given up here and is not in it yet, as far as that lies below `limit`."""
+        start = max(state.start_offset, min(self._floor, limit))
+        first, end = max(state.dropped, self._dropped, key=itemgetter(1))
+        return state._replace(
+            start_offset=start,
+            dropped=(min(first, start), min(end, start)),
+            dropped_records=state.dropped_records + self._dropped_records,
+        )
+
+    def recent(self) -> MetaState:
+        """What `meta` said a moment ago."""
+        if self._state is None or self.clock.monotonic() >= self._look_again:
+            return self.state()
+        return self._state
+
+    def floor(self) -> int:
+        """Nothing below it is given out any more. Other processes' word of it may be as old as they are waited for."""
+        if self.clock.monotonic() >= self._look_again:
+            self.state()
+        return self._floor
+
+    def give_up(self, stop: int) -> None:
+        """Nothing below `stop` is given out any more, from now on; `meta` is to follow."""
+        self._floor = max(self._floor, stop)
+
+    def drop(self, first: int, stop: int, records: int) -> None:
+        """Give up `records` records, which lie from `first` to before `stop`, to stay within a limit."""
+        with self._progress:
+            before, end = self._dropped
+            self._dropped = (before if first <= end else first), stop
+            self._dropped_records += records
+            self.give_up(stop)
+
+    def undone(self) -> bool:
+        """Whether something was given up here that `meta` does not say yet."""
+        if self.meta is None:
+            return False
+        return self._dropped_records > 0 or self._floor > self.meta.state.start_offset
+
+    def noted(self, records: int) -> None:
+        """`meta` has so many of the dropped records now."""
+        with self._progress:
+            self._dropped_records -= records
 
     def scan(self, offset: int) -> Scan:
-        return Scan(self.catalog, self.state, self.seen, offset)
+        return Scan(self.catalog, self.state, self.seen, offset, self.floor)
 
     def seen(self) -> Seen:
         """The visible end."""
@@ -86,10 +160,13 @@ class Source(Generic[T]):
         return self.state().start_offset  # not the first segment's: if that one is lost, readers are told of the gap
 
     def progressed(self) -> None:
-        """The appender moved on: wake who waits. Costs nothing while nobody does."""
+        """The appender or a consumer moved on: wake who waits. Costs nothing while nobody does."""
+        self.changes += 1
         if self._waiting:
             with self._progress:
                 self._progress.notify_all()
+        for listener in self.listeners:
+            listener()
 
     def wait_beyond(
         self, offset: int, timeout: float, *, durable: bool = False, unless: Callable[[], bool] = lambda: False
@@ -111,10 +188,23 @@ class Source(Generic[T]):
             finally:
                 self._waiting -= 1
 
+    def wait_for_change(self, changes: int, timeout: float) -> None:
+        """Until `changes` is not this any more, at most `timeout` seconds; may return early."""
+        with self._progress:
+            self._waiting += 1
+            try:
+                if self.changes == changes and not self.closed:
+                    self._progress.wait(timeout)
+            finally:
+                self._waiting -= 1
+
     def wake(self) -> None:
         """Everybody who waits looks again."""
+        self.changes += 1
         with self._progress:
             self._progress.notify_all()
+        for listener in self.listeners:
+            listener()
 
     def resolve(self, where: Start) -> int:
         """The offset that "earliest", "latest", an offset or an aware datetime means."""

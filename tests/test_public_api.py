@@ -41,7 +41,8 @@ MESSAGE = "offset id value payload key headers timestamp attempts".split()
 SIGNATURES = {
     "open": (
         "(path, mode='rw', *, durability='always', sync_interval=0.1, segment_bytes=67108864, "
-        "max_record_bytes=16777216, compression=None, file_mode=384, dead_letter_bytes=67108864, serializer=None, "
+        "max_record_bytes=16777216, compression=None, file_mode=384, max_bytes=None, max_records=None, "
+        "when_full='block', retention_bytes=None, retention_seconds=None, dead_letter_bytes=67108864, serializer=None, "
         "strict=False, disk=None, clock=None)"
     ),
     "verify": "(path, progress=None, *, disk=None)",

@@ -71,6 +71,8 @@ META_HEAD = Struct("<QQIII")  # start offset, created (ns), consumers, removed r
 META_CONSUMER = Struct("<BQ")  # name length, start offset; the name follows
 META_REMOVED = Struct("<IIQQ")  # first id, last id, first offset, end offset
 META_REPAIRED = Struct("<QQ")  # first offset, end offset
+META_TAIL = Struct("<QQQQQ")  # dropped: first offset, end offset, records; retention: bytes, nanoseconds
+NO_RETENTION = 0xFFFFFFFFFFFFFFFF
 META_CONSUMERS_MAX = 512
 META_RANGES_MAX = 256
 

@@ -25,7 +25,7 @@ from seglog.format.dead_letter import Envelope, decode_letter, encode_letter
 from seglog.format.extended import decode_extended, encode_extended
 from seglog.format.footer import Footer, IndexEntry, decode_footer, encode_footer, footer_length
 from seglog.format.hint import Hint, decode_hint, encode_hint
-from seglog.format.meta_state import MetaState, RemovedRange, decode_meta, encode_meta
+from seglog.format.meta_state import NO_TAIL, MetaState, RemovedRange, Retention, decode_meta, encode_meta
 from seglog.format.names import SegmentName, parse_segment_name
 from seglog.format.segment_header import (
     Predecessor,
@@ -43,6 +43,7 @@ u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
 ids = st.binary(min_size=16, max_size=16)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
+limits = st.integers(0, 2**64 - 2)
 pairs = st.lists(st.tuples(u64, u64), max_size=5).map(tuple)
 headers_map = st.dictionaries(st.text(max_size=10), st.binary(max_size=20), max_size=4)
 
@@ -78,6 +79,9 @@ metas = st.builds(
     st.lists(st.tuples(names, u64), max_size=4).map(tuple),
     st.lists(st.builds(RemovedRange, u32, u32, u64, u64), max_size=4).map(tuple),
     pairs,
+    st.tuples(u64, u64),
+    u64,
+    st.builds(Retention, st.none() | limits, st.none() | limits),
 )
 letters = st.builds(
     Envelope,
@@ -143,7 +147,13 @@ def test_delivery_note_round_trip(note: DeliveryNote) -> None:
 @given(metas)
 def test_meta_round_trip(meta: MetaState) -> None:
     assert decode_meta(encode_meta(meta)) == meta
-    assert decode_meta(encode_meta(meta) + b"more, from a newer writer") == meta
+    whole = encode_meta(meta) if encode_meta(meta).endswith(tail_of(meta)) else encode_meta(meta) + NO_TAIL
+    assert decode_meta(whole + b"more, from a newer writer") == meta
+
+
+def tail_of(meta: MetaState) -> bytes:
+    kept = (2**64 - 1 if limit is None else limit for limit in meta.retention)
+    return L.META_TAIL.pack(*meta.dropped, meta.dropped_records, *kept)
 
 
 @given(letters)

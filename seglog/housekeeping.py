@@ -1,0 +1,111 @@
+"""What one opening gives up and gives back: compaction with its retention, dropping and purging noted in `meta`
+(FORMAT.md §10.9). It knows the register and the source, not the log: a log that nobody closes can still be collected.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from seglog.appender import Appender
+from seglog.compact import Terms, compact, reclaim
+from seglog.errors import DiskFull, SeglogError
+from seglog.format.meta_state import MetaState, Retention
+from seglog.group_commit import GroupCommit
+from seglog.model import CompactReport
+from seglog.options import LogOptions
+from seglog.registry import Registry
+from seglog.source import Source
+
+T = TypeVar("T")
+logger = logging.getLogger("seglog")
+
+
+class Housekeeping(Generic[T]):
+    """Thread-safe. `registry` opens the register for writing."""
+
+    def __init__(self, source: Source[T], options: LogOptions, registry: Callable[[], Registry]) -> None:
+        self._source = source
+        self._registry = registry
+        seconds = options.retention_seconds
+        self._retention = Retention(options.retention_bytes, None if seconds is None else int(seconds * 1e9))
+        self._busy = threading.Lock()
+
+    def set_retention(self) -> None:
+        """What the writer was opened with holds for every process that compacts. A disk that takes no writes keeps
+        nobody from opening."""
+        try:
+            if self._source.state().retention != self._retention:
+                registry = self._registry()
+                with registry.locked():
+                    registry.meta.store(registry.meta.state._replace(retention=self._retention))
+        except (SeglogError, OSError) as error:
+            logger.warning("retention stays as it was: %s", error)
+
+    def compact(self, purged: int = 0) -> CompactReport:
+        """See `Log.compact`. All below `purged` goes, whoever wants it."""
+        if not self._source.catalog.refresh():
+            return CompactReport()
+        terms, done = self._terms(purged)
+        report = compact(self._source.catalog, self._registry(), terms)
+        done()
+        return report
+
+    def reclaim(self) -> None:
+        """As the writer goes: another process or thread at it, or an error, never fails an append."""
+        if not self._busy.acquire(blocking=False):
+            return
+        try:
+            state = self._source.state()
+            if state.consumers or state.retention != Retention() or self._source.undone():
+                terms, done = self._terms()
+                reclaim(self._source.catalog, self._registry(), terms)
+                done()
+        except (SeglogError, OSError) as error:
+            logger.warning("giving back space: %s", error)
+        finally:
+            self._busy.release()
+
+    def _terms(self, purged: int = 0) -> tuple[Terms, Callable[[], None]]:
+        """For a compaction, and what is to be called when it is done. All below `purged` is to be gone."""
+        source = self._source
+        noted = 0
+
+        def given_up(state: MetaState) -> MetaState:
+            nonlocal noted
+            # Never more than is durable: a start behind the end that a power cut leaves would be taken for a loss.
+            new = source.overlaid(state, source.durable().end_offset)
+            noted = new.dropped_records - state.dropped_records
+            return new._replace(start_offset=max(new.start_offset, purged))
+
+        def done() -> None:
+            source.noted(noted)
+            source.state()
+
+        # The writer's own retention is in `meta`; a reader that was opened with one means it for its own compaction.
+        own = self._retention if source.appender is None and self._retention != Retention() else None
+        return Terms(source.seen(), source.clock.time_ns(), given_up, own), done
+
+    def purge(self, commits: GroupCommit | None, appender: Appender | None) -> int:
+        """See `Log.purge`."""
+        source = self._source
+        if commits is not None and appender is not None:
+            commits.exclusively(lambda: _let_go_of_the_active_segment(appender))
+        source.catalog.refresh()
+        stop, state = source.durable().end_offset, source.state()
+        records = source.catalog.records_between(state.start_offset, stop, state.removed)
+        self.compact(stop)
+        source.wake()
+        return records
+
+
+def _let_go_of_the_active_segment(appender: Appender) -> None:
+    """All that was appended becomes durable, and its segment can go; on a full disk that one stays."""
+    try:
+        appender.sync_written()
+        if not appender.ready().is_empty:
+            appender.rotate()
+    except DiskFull as error:
+        logger.warning("purge: the active segment stays: %s", error)

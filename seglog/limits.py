@@ -1,0 +1,343 @@
+"""How much may wait for consumers: `max_bytes` and `max_records`, and what happens when that much is there.
+
+What an append may need is promised to it before it is queued, so that never more is accepted than fits, whichever
+appends meet in a commit. Nobody gives a promise back: what is still to come is counted anew whenever the log seems
+full, and an append that was refused or interrupted is then not among it. No lock of the commits is held in here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from seglog.appender import Appender
+from seglog.errors import LogClosed, LogFull, storage_errors
+from seglog.format import layout as L
+from seglog.format.cursor_state import Seen
+from seglog.format.meta_state import RemovedRange
+from seglog.format.names import CURSORS
+from seglog.gauge import Gauge
+from seglog.group_commit import Ticket
+from seglog.opening import read_cursors
+from seglog.options import LogOptions
+from seglog.source import Source
+
+T = TypeVar("T")
+logger = logging.getLogger("seglog")
+
+LOOK_SECONDS = 0.05  # how old word of other processes' consumers may be while somebody waits
+WARN_SECONDS = 5.0
+RECLAIM_SECONDS = 0.1  # how often it is tried to give back space, or to note in `meta` what was dropped
+TELL_SECONDS = 60.0
+# Of a batch, with the two batches without records that a sync and a close may put behind it, at most.
+_BATCH_BYTES = 2 * L.BATCH_HEADER_BYTES + L.END_MARK_BYTES + L.ALIGNMENT + 2 * (L.BATCH_HEADER_BYTES + L.END_MARK_BYTES)
+_RECORD_BYTES = L.EXTENDED.size  # of one that is committed together with extended ones
+_TICKETS_MIN = 1000
+
+
+class Amount(NamedTuple):
+    """Bytes of batches, and records."""
+
+    bytes: int
+    records: int
+
+    def plus(self, other: Amount) -> Amount:
+        return Amount(self.bytes + other.bytes, self.records + other.records)
+
+    def minus(self, other: Amount) -> Amount:
+        return Amount(self.bytes - other.bytes, self.records - other.records)
+
+
+NOTHING = Amount(0, 0)
+
+
+class Standing(NamedTuple):
+    """Where consumption stands: the first offset that somebody may still want, and who is slowest ("" for nobody)."""
+
+    offset: int
+    slowest: str
+
+
+class Limits(Generic[T]):
+    """Lets appends in, one after the other. Thread-safe.
+
+    `held` gives the watermarks of the consumers that are open here; `reclaim` gives disk space back, and never raises.
+    """
+
+    def __init__(
+        self,
+        options: LogOptions,
+        source: Source[T],
+        appender: Appender,
+        held: Callable[[], dict[str, int]],
+        reclaim: Callable[[], None],
+    ) -> None:
+        self.max_bytes = options.max_bytes
+        self.max_records = options.max_records
+        self.when_full = options.when_full
+        self._source = source
+        self._appender = appender
+        self._held = held
+        self._reclaim = reclaim
+        self._gauge = Gauge(source.catalog)
+        self._mutex = threading.Lock()
+        self._line: deque[weakref.ref[Ticket]] = deque()  # who waits: first come, first served
+        self._promised: list[weakref.ref[Ticket]] = []  # admitted; those that are settled are dropped now and then
+        self._tidy_at = _TICKETS_MIN
+        self._ahead: Amount | None = None  # where the log ends once all that was admitted is written, at most
+        self._behind = NOTHING  # what lies before the first that somebody may still want, and what was removed behind
+        self._slowest = ""
+        self._others: dict[str, int] = {}  # watermarks of consumers that are not open here
+        self._look_again = -1.0
+        self._removed: tuple[tuple[RemovedRange, ...], list[tuple[int, Amount]]] = ((), [])
+        self._reclaim_at = -1.0
+        self._dropped = 0  # since that was told
+        self._tell_at = -1.0
+        self._closing = False
+
+    # -- letting in
+
+    def admit(self, ticket: Ticket, timeout: float | None) -> None:
+        """Return once there is room for these records. Raises LogFull, LogClosed, StorageError: not accepted.
+
+        `timeout`: seconds to wait under when_full="block"; None: no limit.
+        """
+        need = needed(ticket)
+        with self._mutex:
+            if self._admits(ticket, need):
+                return
+        self._check_alone(need)
+        try:
+            with self._mutex:
+                self._line.append(weakref.ref(ticket))  # weak, as promises are: who is gone stands in nobody's way
+            self._wait(ticket, need, timeout)
+        finally:
+            with self._mutex:
+                self._line = deque(other for other in self._line if other() not in (None, ticket))
+            self._source.wake()  # whoever is first now
+
+    def admit_at_once(self, ticket: Ticket) -> bool:
+        """As `admit`, if that takes no look at the disk and no waiting; False if it would."""
+        if not self._mutex.acquire(blocking=False):
+            return False
+        try:
+            return self._admits(ticket, needed(ticket))
+        finally:
+            self._mutex.release()
+
+    def _admits(self, ticket: Ticket, need: Amount) -> bool:
+        """By what was counted last."""
+        if self._line or not self._has_room(need):
+            return False
+        self._promise(ticket, need)
+        return True
+
+    def _wait(self, ticket: Ticket, need: Amount, timeout: float | None) -> None:
+        clock = self._source.clock
+        begun = clock.monotonic()
+        blocks = self.when_full == "block"
+        warned = False
+        while True:
+            self._source.check_open()
+            if self._closing:
+                raise LogClosed("the log is closed")
+            changes = self._source.changes
+            waited = clock.monotonic() - begun
+            with self._mutex, storage_errors("looking how full the log is"):
+                mine = self._line[0]() in (None, ticket)
+                if mine and self._makes_room(need):
+                    self._promise(ticket, need)
+                    return
+                # Under "drop_oldest" nothing but what other appends were promised is waited for.
+                if self.when_full == "error" or (blocks and timeout is not None and waited >= timeout):
+                    raise LogFull(self._described())
+                if blocks and not warned and waited >= WARN_SECONDS:
+                    warned = True
+                    logger.warning("an append waits since %.0f s: %s", waited, self._described())
+            pause = LOOK_SECONDS if timeout is None or not blocks else min(LOOK_SECONDS, timeout - waited)
+            self._source.wait_for_change(changes, pause)
+
+    def _check_alone(self, need: Amount) -> None:
+        if self.max_records is not None and need.records > self.max_records:
+            raise LogFull(f"{need.records} records can never fit into max_records={self.max_records}")
+        if self.max_bytes is not None and need.bytes > self.max_bytes:
+            raise LogFull(f"a batch of up to {need.bytes} bytes can never fit into max_bytes={self.max_bytes}")
+
+    def _promise(self, ticket: Ticket, need: Amount) -> None:
+        assert self._ahead is not None
+        self._promised.append(weakref.ref(ticket))  # the promise ends with the ticket, however that comes about
+        self._ahead = self._ahead.plus(need)
+        if len(self._promised) > self._tidy_at:
+            self._pending()
+            self._tidy_at = max(_TICKETS_MIN, 2 * len(self._promised))
+
+    def _has_room(self, need: Amount) -> bool:
+        """By what was counted last; it may be more by now, never less."""
+        return self._ahead is not None and self._fits(self._ahead.plus(need).minus(self._behind))
+
+    def _fits(self, used: Amount) -> bool:
+        return (self.max_bytes is None or used.bytes <= self.max_bytes) and (
+            self.max_records is None or used.records <= self.max_records
+        )
+
+    # -- counting
+
+    def used(self) -> Amount:
+        """What is there and not yet consumed. Raises StorageError."""
+        with self._mutex, storage_errors("looking how full the log is"):
+            return self._written().minus(self._before(self._standing(fresh=True).offset))
+
+    def _described(self) -> str:
+        """Why there is no room, in words."""
+        ahead = self._ahead or NOTHING
+        used = ahead.minus(self._behind)
+        parts = []
+        if self.max_records is not None:
+            parts.append(f"{used.records} of max_records={self.max_records} records")
+        if self.max_bytes is not None:
+            parts.append(f"{used.bytes} of max_bytes={self.max_bytes} bytes")
+        who = f"the slowest consumer is {self._slowest!r}" if self._slowest else "no consumer is registered"
+        return f"the log is full: {' and '.join(parts)} are not consumed, or promised to appends under way; {who}"
+
+    def _makes_room(self, need: Amount) -> bool:
+        """Count anew; give back space, or drop, where that is what it takes."""
+        offset = self._count()
+        if self._has_room(need):
+            return True
+        if self.when_full == "drop_oldest":
+            self._drop(need, offset)
+        elif self._source.clock.monotonic() >= self._reclaim_at:
+            self._reclaim()  # segments that are acked behind an unacked one count no more once they are gone
+            self._reclaim_at = self._source.clock.monotonic() + RECLAIM_SECONDS
+            self._count()
+        return self._has_room(need)
+
+    def _count(self) -> int:
+        """How far the log may reach, and how far it is consumed: the first offset that somebody may still want."""
+        pending = self._pending()  # first: what is settled in between is then counted twice, not never
+        self._ahead = self._written().plus(pending)
+        # Dropping what was consumed meanwhile harms nobody, so it does with older word of other processes.
+        standing = self._standing(fresh=self.when_full != "drop_oldest")
+        self._slowest = standing.slowest
+        self._behind = self._before(standing.offset)
+        return standing.offset
+
+    def _pending(self) -> Amount:
+        """What is admitted and not settled."""
+        tickets = [ticket for ref in self._promised if (ticket := ref()) is not None and not ticket.done]
+        self._promised = [weakref.ref(ticket) for ticket in tickets]
+        total = NOTHING
+        for ticket in tickets:
+            total = total.plus(needed(ticket))
+        return total
+
+    def _written(self) -> Amount:
+        end = self._appender.written
+        size = 0 if self.max_bytes is None else self._appender.bytes_total
+        if size is None:  # recovery waits for the disk
+            size = self._gauge.bytes_before(end.end_offset, end)
+        return Amount(size, self._source.catalog.records_before(end.end_offset))
+
+    def _before(self, offset: int) -> Amount:
+        """What lies before an offset, and what was removed behind it."""
+        size = 0 if self.max_bytes is None else self._gauge.bytes_before(offset, self._appender.written)
+        total = Amount(size, self._source.catalog.records_before(offset))
+        for end, gone in self._gone():
+            if end > offset:
+                total = total.plus(gone)
+        return total
+
+    def _gone(self) -> list[tuple[int, Amount]]:
+        """The removed ranges: end offset, and what was in them."""
+        removed = self._source.recent().removed
+        if removed != self._removed[0]:
+            catalog, gauge, end = self._source.catalog, Gauge(self._source.catalog), self._appender.written
+            found = []
+            try:
+                for r in removed:
+                    size = gauge.bytes_before(r.end_offset, end) - gauge.bytes_before(r.first_offset, end)
+                    records = catalog.records_before(r.end_offset) - catalog.records_before(r.first_offset)
+                    found.append((r.end_offset, Amount(size, records)))
+            finally:
+                gauge.close()
+            self._removed = removed, found
+        return self._removed[1]
+
+    def _standing(self, *, fresh: bool) -> Standing:
+        """Where the slowest consumer stands: one that is open here by its own word, others by their cursors."""
+        source, now = self._source, self._source.clock.monotonic()
+        state = source.state() if fresh else source.recent()
+        marks = self._held()
+        names = {name for name, _ in state.consumers} - marks.keys()
+        uncertain = source.meta is None or not source.meta.file.whole  # then every cursor may be a consumer's
+        if uncertain or names:
+            if fresh or now >= self._look_again or not names <= self._others.keys():
+                self._others = self._read_cursors(names)
+                self._look_again = now + LOOK_SECONDS
+            marks.update((name, mark) for name, mark in self._others.items() if uncertain or name in names)
+        slowest = min(marks, key=lambda name: marks[name], default="")
+        return Standing(max(source.floor(), marks.get(slowest, 0)), slowest)
+
+    def _read_cursors(self, names: set[str]) -> dict[str, int]:
+        """Watermarks; 0 where a cursor is missing or does not read back: its consumer begins again at the start."""
+        cursors = self._source.root.directory(CURSORS)
+        try:
+            states = read_cursors(cursors, bytes.fromhex(self._source.origin.log_id))
+        finally:
+            cursors.close()
+        found = {name: 0 if state is None else state.watermark for name, state in states.items()}
+        return {**dict.fromkeys(names, 0), **found}
+
+    # -- dropping
+
+    def _drop(self, need: Amount, first: int) -> None:
+        """Give up just as many of the oldest records as it takes."""
+        assert self._ahead is not None
+        wanted, before = self._ahead.plus(need), self._behind
+        end, stop = self._appender.written, first
+        while stop < end.end_offset and not self._fits(wanted.minus(self._behind)):
+            stop = max(stop + 1, self._far_enough(wanted, stop, end))
+            self._behind = self._before(stop)
+        count = self._behind.records - before.records
+        if not count:
+            return
+        self._source.drop(first, stop, count)
+        now = self._source.clock.monotonic()
+        self._dropped += count
+        if now >= self._tell_at:
+            logger.warning("%d records were dropped to stay within the limit; %s", self._dropped, self._described())
+            self._dropped, self._tell_at = 0, now + TELL_SECONDS
+        if now >= self._reclaim_at:
+            self._reclaim()
+            self._reclaim_at = now + RECLAIM_SECONDS
+
+    def _far_enough(self, wanted: Amount, start: int, end: Seen) -> int:
+        """The first offset from `start` on by which both limits are kept, if no removed range lies before it."""
+        stop = start
+        if self.max_bytes is not None:
+            removed = self._behind.bytes - self._gauge.bytes_before(start, end)
+            stop = max(stop, self._gauge.offset_behind(wanted.bytes - self.max_bytes - removed, start, end))
+        if self.max_records is not None:
+            catalog = self._source.catalog
+            removed = self._behind.records - catalog.records_before(start)
+            stop = max(stop, catalog.offset_behind(wanted.records - self.max_records - removed, start))
+        return min(stop, end.end_offset)
+
+    def refuse(self) -> None:
+        """Who waits gets LogClosed."""
+        self._closing = True
+        self._source.wake()
+
+    def close(self) -> None:
+        """Close files and nothing else."""
+        self._gauge.close()
+
+
+def needed(ticket: Ticket) -> Amount:
+    """What a ticket may take, at most."""
+    count = len(ticket.payloads)
+    return Amount(ticket.size + _BATCH_BYTES + count * _RECORD_BYTES, count)
