@@ -9,6 +9,7 @@ import argparse
 import datetime
 import os
 import re
+import shlex
 from pathlib import Path
 
 from seglog import options
@@ -107,6 +108,17 @@ def delimiter(text: str) -> bytes:
     if not found:
         raise argparse.ArgumentTypeError("the delimiter is empty; to append a whole file use --whole-file")
     return found
+
+
+def command(text: str) -> list[str]:
+    """A command and its arguments, quoted as for a shell, which is not asked."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    if not words:
+        raise argparse.ArgumentTypeError("the command is empty")
+    return words
 
 
 def header(text: str) -> tuple[str, str]:

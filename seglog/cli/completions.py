@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         summary="print a completion script for bash, zsh or fish",
         description="Prints the script with which a shell completes commands, options and paths.",
         notes=NOTES,
-        examples=["source <(seglog completions bash)", "seglog completions fish | source"],
+        examples=["source <(seglog completions bash)", "seglog completions zsh > _seglog"],
     )
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
     parser.set_defaults(run=run)

@@ -10,7 +10,7 @@ _shtab_seglog_subparsers=(append read consume forward stat verify inspect compac
 
 _shtab_seglog_append_option_strings=(-h --help --delimiter --whole-file --print-offsets --durability --segment-bytes --max-record-bytes --compression)
 _shtab_seglog_read_option_strings=(-h --help --from --to --follow --delimiter --json)
-_shtab_seglog_consume_option_strings=(-h --help --consumer --start -n --follow --delimiter --json)
+_shtab_seglog_consume_option_strings=(-h --help --consumer --start -n --follow --delimiter --json --exec --lease --backoff --max-attempts)
 _shtab_seglog_forward_option_strings=(-h --help --to --consumer --once --patience --batch-records --batch-bytes --linger --max-refused --format --header)
 _shtab_seglog_stat_option_strings=(-h --help --json)
 _shtab_seglog_verify_option_strings=(-h --help --json)

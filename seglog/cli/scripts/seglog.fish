@@ -51,7 +51,7 @@ function _shtab_seglog_using
 end
 
 set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' demo completions
-set -g _shtab_seglog_opts_with_value --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --format --from --header --linger --max-record-bytes --max-refused --patience --segment-bytes --start --to -n
+set -g _shtab_seglog_opts_with_value --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --patience --segment-bytes --start --to -n
 
 complete -c seglog -e
 complete -c seglog -f
@@ -85,6 +85,10 @@ complete -c seglog -n '_shtab_seglog_using consume' -s n -x -d 'stop after N mes
 complete -c seglog -n '_shtab_seglog_using consume' -l follow -d 'at the end, wait for more until stopped'
 complete -c seglog -n '_shtab_seglog_using consume' -l delimiter -x -d 'written after each payload; knows \0 \n \r \t \\ \xNN; may be empty (default: \n)'
 complete -c seglog -n '_shtab_seglog_using consume' -l json -d 'one object per line: offset, id, timestamp (Unix seconds), attempts, key, headers, payload; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead'
+complete -c seglog -n '_shtab_seglog_using consume' -l exec -x -d 'run CMD once for each message, with the payload on its stdin (with --json, that object); acknowledge the message if CMD exits with 0, else give it back (default: print)'
+complete -c seglog -n '_shtab_seglog_using consume' -l lease -x -d 'seconds that CMD may take; then it is terminated, and has failed (default: no limit)'
+complete -c seglog -n '_shtab_seglog_using consume' -l backoff -x -d 'with --follow or --max-attempts: seconds until a message for which CMD failed is tried again, doubled each time, at most 3600 (default: 1)'
+complete -c seglog -n '_shtab_seglog_using consume' -l max-attempts -x -d 'when CMD has failed N times for a message, the message becomes a dead letter (default: no limit)'
 complete -c seglog -n '_shtab_seglog_using consume; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a forward -d 'Sends what the consumer has not handled yet to URL, and goes on until stopped. Waits for a log that is not there yet.'
 complete -c seglog -n '_shtab_seglog_using forward' -s h -l help -d 'show this help message and exit'

@@ -84,6 +84,10 @@ _shtab_seglog_consume_options=(
   "--follow[at the end, wait for more until stopped]"
   "--delimiter[written after each payload\; knows \\0 \\n \\r \\t \\\\ \\xNN\; may be empty (default\: \\n)]:STRING:"
   "--json[one object per line\: offset, id, timestamp (Unix seconds), attempts, key, headers, payload\; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead]"
+  "--exec[run CMD once for each message, with the payload on its stdin (with --json, that object)\; acknowledge the message if CMD exits with 0, else give it back (default\: print)]:CMD:"
+  "--lease[seconds that CMD may take\; then it is terminated, and has failed (default\: no limit)]:S:"
+  "--backoff[with --follow or --max-attempts\: seconds until a message for which CMD failed is tried again, doubled each time, at most 3600 (default\: 1)]:S:"
+  "--max-attempts[when CMD has failed N times for a message, the message becomes a dead letter (default\: no limit)]:N:"
   ":the log directory:_files -/"
 )
 
