@@ -12,12 +12,18 @@ from seglog.cli.output import age, escape, number, print_json, size, table
 from seglog.model import ConsumerStats, LogStats
 
 
+NOTES = """Of a consumer it shows its watermark (all below it is handled), its lag in records and bytes, the age of the
+oldest record that it has not handled, and how many messages it noted last as in flight. 'pinned by' names the consumers
+that keep the oldest segment."""
+
+
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = manual.add_command(
         commands,
         "stat",
         summary="show segments, records, bytes, consumers and their lag",
         description="Shows what a log holds and where its consumers stand. Reads only; beside a live writer, too.",
+        notes=NOTES,
         examples=["seglog stat spool/", "seglog stat spool/ --json | jq .consumers.uploader.lag_records"],
         files=("segments", "cursors", "dead", "meta"),
     )
@@ -41,6 +47,8 @@ def _show(stats: LogStats) -> None:
     print(f"durable up to {stats.durable_offset}")
     print(f"size          {size(stats.bytes)} in {number(stats.segments)} segments")
     print(f"dead letters  {number(stats.dead_letters)}")
+    if stats.dropped:
+        print(f"dropped       {number(stats.dropped)} to stay within a limit")
     print(f"pinned by     {escape(', '.join(stats.pinned_by)) or 'nobody'}")
     if not stats.consumers:
         print("consumers     none")

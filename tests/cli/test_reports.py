@@ -56,6 +56,34 @@ def test_stat_for_people(cli: Cli, log: Path) -> None:
     assert "xxx" not in text
 
 
+def test_stat_names_what_keeps_the_oldest_segment_and_what_was_dropped(cli: Cli, tmp_path: Path) -> None:
+    with (
+        seglog.open(tmp_path, segment_bytes=4096, max_records=5, when_full="drop_oldest") as log,
+        log.consumer("slow", on_gap=lambda gap: None),
+    ):
+        log.append(b"0" + RECORD)
+        assert "pinned by     nobody" in cli("stat", tmp_path).stdout.decode()  # one segment, and that is active
+        for number in range(1, 7):
+            log.append(b"%d" % number + RECORD)
+        shown = json.loads(cli("stat", tmp_path, "--json").stdout)
+        assert (shown["pinned_by"], shown["dropped"], shown["consumers"]["slow"]["lag_records"]) == (["slow"], 2, 5)
+        text = cli("stat", tmp_path).stdout.decode()
+        assert "pinned by     slow\n" in text
+        assert "dropped       2 " in text
+
+
+def test_stat_shows_what_another_process_has_in_flight(cli: Cli, log: Path) -> None:
+    with seglog.open(log, mode="r") as other, other.consumer("c") as consumer:
+        assert len(consumer.receive_many(2)) == 2
+        shown = json.loads(cli("stat", log, "--json").stdout)["consumers"]["c"]
+        assert (shown["in_flight"], shown["lag_records"]) == (2, 3)
+        assert any(
+            line.split()[0] == "c" and line.endswith(" 2")
+            for line in cli("stat", log).stdout.decode().split("\n")
+            if line
+        )
+
+
 def test_verify_of_a_whole_log(cli: Cli, log: Path) -> None:
     result = cli("verify", log)
     assert (result.returncode, result.stderr) == (0, b"")
