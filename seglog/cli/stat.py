@@ -11,7 +11,6 @@ from seglog.cli import exit_codes, manual
 from seglog.cli.output import age, escape, number, print_json, size, table
 from seglog.model import ConsumerStats, LogStats
 
-
 NOTES = """Of a consumer it shows its watermark (all below it is handled), its lag in records and bytes, the age of the
 oldest record that it has not handled, and how many messages it noted last as in flight. 'pinned by' names the consumers
 that keep the oldest segment."""
