@@ -1,8 +1,8 @@
 """A named consumer: receive, ack in any order, nack, extend, reject, seek, with a durable position (FORMAT.md §7.3,
 §7.4, §10.10).
 
-A message counts as handled when it is acked, not when it is received; what was not acked comes again. Acks are durable on
-return. Damage, and what failed too often, is kept in the dead-letter queue before the position moves past it.
+A message counts as handled when it is acked, not when it is received; what was not acked comes again. Acks are durable
+on return. Damage, and what failed too often, is kept in the dead-letter queue before the position moves past it.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from operator import attrgetter
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor, advanced, without
 from seglog.delivery import Delivery
-from seglog.errors import InvalidOption, LogClosed, LogForked, OffsetOutOfRange, storage_errors
+from seglog.errors import LogClosed, LogForked, storage_errors
 from seglog.format.extended import decode_extended
 from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Message, Start
 from seglog.options import number, seconds, whole
-from seglog.reader import Hole, Run
+from seglog.reader import Hole
+from seglog.references import referred
 from seglog.retry import RetryPolicy
 from seglog.source import Source
+from seglog.standing import backlog, standing
 
 T = TypeVar("T")
 logger = logging.getLogger("seglog")
 
-_offset: Callable[[object], int] = attrgetter("offset")
 MAX_IN_FLIGHT = 10_000  # below the cursor's number of ranges, so that acks in any order can be stored
 
 
@@ -95,7 +96,7 @@ class Consumer(Generic[T]):
                 try:
                     messages = self._delivery.take(limit, max_bytes)
                 finally:
-                    gaps = self._delivery.take_gaps()
+                    gaps = self._delivery.diversion.take_gaps()
                 pause = self._delivery.pause()
                 awaited = self._delivery.awaited
             self._tell(gaps, messages)
@@ -176,7 +177,8 @@ class Consumer(Generic[T]):
             attempts, acked = cursor.counted(offsets), cursor.acked.copy()
             ended = [offset for offset in offsets if self._policy.exhausted(attempts[offset])]
             # First kept, then handled: a crash between counts as one more failure, and the letter is there once.
-            delivery.give_up([found for offset in ended if (found := delivery.stored(offset)) is not None])
+            found = [delivery.stored(offset) for offset in ended]
+            delivery.diversion.keep_exhausted([message for message in found if message is not None])
             for offset in ended:
                 del dues[offset], attempts[offset]
                 acked.add(offset, offset + 1)
@@ -185,7 +187,7 @@ class Consumer(Generic[T]):
             for offset in ended:
                 delivery.land(offset, offset + 1)
             delivery.note()
-            gaps = delivery.take_gaps()
+            gaps = delivery.diversion.take_gaps()
         self._moved()
         self._tell(gaps)
 
@@ -244,28 +246,13 @@ class Consumer(Generic[T]):
                     found.append(fetched)
             if found:
                 # First kept, then acked: a crash between gives the message again, and its letter is there once.
-                self._delivery.divert(found, reason, detail)
+                self._delivery.diversion.keep(found, reason, detail)
                 self.ack(*found)
-            gaps = self._delivery.take_gaps()
+            gaps = self._delivery.diversion.take_gaps()
         self._tell(gaps)
 
     def _ranges(self, messages: Sequence[Message[T] | int]) -> list[tuple[int, int]]:
-        """The offsets as ranges, checked."""
-        try:
-            offsets = list(map(_offset, messages))
-        except AttributeError:
-            offsets = [_offset_of(m) for m in messages]
-        if not offsets:
-            return []
-        count = len(offsets)
-        first = offsets[0]
-        consecutive = offsets[-1] - first + 1 == count and offsets == list(range(first, first + count))
-        ranges = [(first, first + count)] if consecutive else list(Intervals((o, o + 1) for o in sorted(offsets)))
-        end = self._source.seen().end_offset
-        if ranges[0][0] < 0 or ranges[-1][1] > end:
-            wrong = ranges[0][0] if ranges[0][0] < 0 else ranges[-1][1] - 1
-            raise OffsetOutOfRange(f"consumer {self.name!r}: offset {wrong} is not below the visible end {end}")
-        return ranges
+        return referred(messages, self._source.seen().end_offset)
 
     # -- position
 
@@ -312,10 +299,7 @@ class Consumer(Generic[T]):
     def __len__(self) -> int:
         """How many messages are not yet handled, in flight included; does not read them."""
         with self._lock, storage_errors("counting records"):
-            count, cursor = self._source.catalog.records_before, self._cursor
-            end, mark = self._source.seen().end_offset, max(cursor.watermark, self._source.floor())
-            total = count(max(end, mark)) - count(mark)
-            return total - sum(count(stop) - count(max(first, mark)) for first, stop in cursor.acked if stop > mark)
+            return backlog(self._source, self._cursor.watermark, self._cursor.acked)
 
     def __bool__(self) -> bool:
         return True
@@ -324,21 +308,12 @@ class Consumer(Generic[T]):
         """Where this consumer stands now. Raises StorageError, LogClosed."""
         with self._lock, storage_errors("looking at the log"):
             self._check_open()
-            delivery, source = self._delivery, self._source
-            mark = max(self._cursor.watermark, source.floor())  # what was dropped is nobody's backlog
+            delivery, cursor = self._delivery, self._cursor
             delivery.expire()
-            lag, in_flight, delayed = len(self), delivery.flight.count, delivery.delayed()
-            return ConsumerStats(
-                watermark=mark,
-                lag_records=lag,
-                lag_bytes=max(0, source.bytes_before(source.seen().end_offset) - source.bytes_before(mark)),
-                oldest_age_seconds=oldest_age(source, mark),
-                in_flight=in_flight,
-                ready=max(0, lag - in_flight - delayed),
-                delayed=delayed,
-                expired=delivery.expired,
-                acked_ranges=len(self._cursor.acked),
-            )
+            in_flight, delayed = delivery.flight.count, delivery.delayed()
+            found = standing(self._source, cursor.watermark, cursor.acked, in_flight)
+            ready = max(0, found.lag_records - in_flight - delayed)
+            return replace(found, ready=ready, delayed=delayed, expired=delivery.diversion.expired)
 
     # -- for seglog.aio, which waits without a thread
 
@@ -401,23 +376,3 @@ class Consumer(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Consumer {self.name!r} at {self._cursor.watermark}>"
-
-
-def oldest_age(source: Source[T], offset: int) -> float | None:
-    """Seconds since the record at `offset` was appended; None if there is none."""
-    scan = source.scan(offset)
-    try:
-        found = scan.next()
-    finally:
-        scan.close()
-    return max(0.0, (source.clock.time_ns() - found.time_ns) / 1e9) if isinstance(found, Run) else None
-
-
-def _offset_of(message: object) -> int:
-    if isinstance(message, int) and not isinstance(message, bool):
-        return message
-    if isinstance(message, Message):
-        return int(message.offset)
-    raise InvalidOption(
-        f"{type(message).__name__} is neither a message nor an offset; pass them one by one: ack(*messages)"
-    )

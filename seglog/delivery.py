@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor
-from seglog.diversion import divert_damage, divert_messages
-from seglog.errors import DeadLetterWriteFailed, storage_errors
+from seglog.diversion import Diversion
+from seglog.errors import DeadLetterWriteFailed
 from seglog.flight import Flight
 from seglog.format.cursor_state import DeliveryNote
-from seglog.format.extended import decode_extended, due_and_expiry
+from seglog.format.extended import due_and_expiry
 from seglog.format.layout import CURSOR_RANGES_MAX, NOTE_RANGES_MAX, OFFSET_MAX
 from seglog.haul import NO_LIMIT, Haul
 from seglog.intervals import Intervals
@@ -54,21 +54,20 @@ class Delivery(Generic[T]):
         self.flight = Flight(policy.lease)
         self._waiting = Waiting(source, cursor, self.flight)
         self._floor = 0  # nothing below it comes any more
-        self.gaps: list[Gap] = []  # passed over, and not yet told
-        self.expired = 0
+        self.diversion = Diversion(source, cursor)
         self.awaited = 0  # the offset that must become visible before there is more to give
         self._learn(cursor.note)
 
     def _learn(self, note: DeliveryNote) -> None:
         """What the opening before left in flight, if it did not end well."""
-        cursor = self._cursor
-        for first, stop in note.ranges if note.in_flight else ():
+        cursor, ranges = self._cursor, note.ranges if note.in_flight else ()
+        alone = ranges[0][0] if note.in_flight == 1 and ranges else None
+        # A delivery that was counted as failed before the death is not counted twice.
+        if alone is not None and not cursor.handled(alone) and cursor.attempts.get(alone, 0) + 1 == note.attempt:
+            self._fail([alone])
+        for first, stop in ranges:
             for start, end in cursor.unhandled(first, stop):
                 self._doubtful.add(start, end)
-        alone = note.ranges[0][0] if note.in_flight == 1 and note.ranges else -1
-        # A delivery that was counted as failed before the death is not counted twice.
-        if alone in self._doubtful and cursor.attempts.get(alone, 0) + 1 == note.attempt:
-            self._fail([alone])
 
     # -- what is in flight
 
@@ -217,23 +216,22 @@ class Delivery(Generic[T]):
 
     def _take_again(self, haul: Haul[T], offset: int) -> bool:
         """Take one message out of its turn. False if it does not fit any more; then nothing has happened."""
+        found = self._lookup.at(offset)
         try:
-            found = self._lookup.at(offset)
             if isinstance(found, Hole):
-                self._meet_hole(found)
-            elif found is not None:
-                message = self._message(found, offset)
-                if message is not None and self._policy.exhausted(message.attempts - 1):
-                    self.give_up([message._replace(attempts=message.attempts - 1)])
-                    self._cursor.pass_over(offset, offset + 1)
-                elif message is not None:
-                    if not haul.holds(len(message.payload)):
-                        return False
-                    haul.add(message)
-                    self._fly(offset, offset + 1)
-        except DeadLetterWriteFailed as error:  # it stays, and does not keep others from being given out
-            self._waiting.put(offset, self._source.clock.monotonic() + _DEAD_LETTER_PAUSE)
-            self._trouble = error
+                self.diversion.meet_hole(found)
+                return True
+            message = None if found is None else self.diversion.message(found, offset)
+        except DeadLetterWriteFailed as error:
+            self._put_off(offset, error)
+            return True
+        if message is not None and self._policy.exhausted(message.attempts - 1):
+            self._bury(message)
+        elif message is not None:
+            if not haul.holds(len(message.payload)):
+                return False
+            haul.add(message)
+            self._fly(offset, offset + 1)
         return True
 
     def _take_oldest(self, haul: Haul[T]) -> None:
@@ -258,7 +256,7 @@ class Delivery(Generic[T]):
                 if item is None:
                     return
                 if isinstance(item, Hole):
-                    self._meet_hole(item)
+                    self.diversion.meet_hole(item)
                     self._held = None
                     continue
                 run, self._at = item, item.first
@@ -267,6 +265,8 @@ class Delivery(Generic[T]):
             handled = self._cursor.handled_until(self._at)
             if handled > self._at:
                 self._at = min(handled, end)
+            elif self._at in self.flight:  # what is blamed goes before its turn
+                self._at += 1
             else:
                 stop = self._admitted(haul, run, min(self._at + haul.left, end))
                 if stop == self._at:
@@ -299,6 +299,7 @@ class Delivery(Generic[T]):
         """How far the records from where we are up to `stop` may be given out now."""
         first = self._at
         stop = next(self._cursor.acked.holes(first, stop))[1]
+        stop = self.flight.ground(first, stop)[1]
         free = self._free()
         stop = min(stop, first + free) if free > 0 else first + self._storable(first)
         if self._doubtful:
@@ -332,46 +333,29 @@ class Delivery(Generic[T]):
             if due_ns > now_ns and not 0 < expiry_ns <= now_ns:
                 self._waiting.schedule(due_ns, expiry_ns, offset)
                 return None
-        if self._policy.exhausted(self._cursor.attempts.get(offset, 0)):
-            self._waiting.put(offset, 0.0)  # on its way to the dead letters: that is done from there
+        message = self.diversion.message(run, offset)
+        if message is not None and self._policy.exhausted(message.attempts - 1):
+            self._bury(message)
             return None
-        return self._message(run, offset)
+        return message
 
-    def _message(self, run: Run, offset: int) -> Message[T] | None:
-        """The message, or None where it is expired or the serializer does not read it; then it is passed over."""
-        payload, extras = run.records[offset - run.first], None
-        if run.extended:
-            payload, extras = decode_extended(payload)
-            if 0 < extras.expiry_ns <= self._source.clock.time_ns():
-                self.expired += 1
-                self._pass_over(Gap(offset, offset, "expired"))
-                return None
-        attempts = 1 + self._cursor.attempts.get(offset, 0)
-        message: Message[T] = Message(offset, payload, run.time_ns, self._source.origin, extras, attempts)
-        if self._source.origin.serializer is None:
-            return message
+    def _bury(self, message: Message[T]) -> None:
+        """There is no attempt left. If it cannot be kept it stays, and keeps no other from being given out."""
         try:
-            return message._replace(decoded=message.value)
-        except ValueError as error:
-            self.divert([message], "undecodable", str(error))
-            self._cursor.pass_over(offset, offset + 1)
-            return None
+            self.diversion.give_up(message._replace(attempts=message.attempts - 1))
+        except DeadLetterWriteFailed as error:
+            self._put_off(message.offset, error)
+
+    def _put_off(self, offset: int, error: DeadLetterWriteFailed) -> None:
+        self._waiting.put(offset, self._source.clock.monotonic() + _DEAD_LETTER_PAUSE)
+        self._trouble = error
 
     def stored(self, offset: int) -> Message[T] | None:
         """The message as it is stored, whether or not anybody could handle it; None if it is gone."""
         found = self._lookup.at(offset)
-        if found is None:
-            return None
         if isinstance(found, Hole):
-            self._meet_hole(found)
-            return None
-        payload, extras = found.records[offset - found.first], None
-        if found.extended:
-            payload, extras = decode_extended(payload)
-        attempts = 1 + self._cursor.attempts.get(offset, 0)
-        return Message(offset, payload, found.time_ns, self._source.origin, extras, attempts)
-
-    # Gaps and dead letters
+            self.diversion.meet_hole(found)
+        return self.diversion.stored(found, offset) if isinstance(found, Run) else None
 
     def _overtaken(self) -> None:
         """What was dropped or purged meanwhile is given out no more, wherever it waits. What is in flight of it may
@@ -386,28 +370,4 @@ class Delivery(Generic[T]):
         state = self._source.recent()
         for first, stop in list(self._cursor.unhandled(0, floor)):
             for hole in given_up(first, stop, state):
-                self._pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
-
-    def _meet_hole(self, hole: Hole) -> None:
-        """Keep damaged bytes, then move past them, then say so."""
-        with storage_errors("keeping damaged bytes"):
-            divert_damage(self._source, hole)
-        self._pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
-
-    def _pass_over(self, gap: Gap) -> None:
-        self._cursor.pass_over(gap.first_offset, gap.last_offset + 1)
-        self.gaps.append(gap)  # told once the consumer's lock is let go: whoever hears it may call back
-
-    def take_gaps(self) -> list[Gap]:
-        """What was passed over since the last time."""
-        gaps, self.gaps = self.gaps, []
-        return gaps
-
-    def give_up(self, messages: Sequence[Message[T]]) -> None:
-        """Keep messages whose last attempt has failed."""
-        for message in messages:
-            self.divert([message], "exhausted", f"delivery {message.attempts} failed, the last")
-
-    def divert(self, messages: Sequence[Message[T]], reason: str, detail: str) -> None:
-        """Keep these as dead letters, durably; each once, however often it is tried."""
-        divert_messages(self._source, self._cursor.name, messages, reason, detail)
+                self.diversion.pass_over(Gap(hole.first, hole.stop - 1, hole.reason))

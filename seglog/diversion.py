@@ -1,67 +1,135 @@
-"""What a consumer gives up goes to the dead letters: first kept there, durably, then the position moves (FORMAT.md
-§10.10).
+"""From records to messages, and what becomes of the records that are none: gaps, and dead letters (FORMAT.md §10.10).
 
-Each is kept once, however often it is tried. Whoever calls this moves the position.
+What is damaged, unreadable or exhausted is kept in the dead letters, durably; only then the position moves past it.
+What is expired or not there at all is passed over. Not thread-safe; the consumer serialises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from seglog.cursor import Cursor
+from seglog.errors import storage_errors
 from seglog.format.dead_letter import Envelope
+from seglog.format.extended import decode_extended
 from seglog.format.layout import LETTER_PAYLOAD_MAX, NO_SEGMENT
-from seglog.model import Message
-from seglog.reader import Hole
+from seglog.model import Gap, Message
+from seglog.reader import Hole, Run
 from seglog.source import Source
 
 T = TypeVar("T")
 
 
-def divert_messages(source: Source[T], consumer: str, messages: Sequence[Message[T]], reason: str, detail: str) -> None:
-    """Keep these as dead letters. Raises DeadLetterWriteFailed."""
-    now = source.clock.time_ns()
-    letters = [
-        Envelope(
-            reason=reason,
-            detail=detail,
-            consumer=consumer,
-            offset=message.offset,
-            last_offset=message.offset,
-            attempts=message.attempts,
-            time_ns=now,
-            segment_id=NO_SEGMENT,
-            position=0,
-            length=0,
-            payload=message.payload,
-            key=message.key,
-            headers=message.headers or None,
+class Diversion(Generic[T]):
+    """For one consumer."""
+
+    def __init__(self, source: Source[T], cursor: Cursor) -> None:
+        self._source = source
+        self._cursor = cursor
+        self._gaps: list[Gap] = []
+        self.expired = 0
+
+    # -- messages
+
+    def stored(self, run: Run, offset: int) -> Message[T]:
+        """The message as it is stored, whether or not anybody could handle it."""
+        payload, extras = run.records[offset - run.first], None
+        if run.extended:
+            payload, extras = decode_extended(payload)
+        attempts = 1 + self._cursor.attempts.get(offset, 0)
+        return Message(offset, payload, run.time_ns, self._source.origin, extras, attempts)
+
+    def message(self, run: Run, offset: int) -> Message[T] | None:
+        """The message; None where it is expired or the serializer does not read it, and so was passed over.
+
+        Raises DeadLetterWriteFailed, and what the serializer raises except for ValueError.
+        """
+        message = self.stored(run, offset)
+        if message.extras is not None and 0 < message.extras.expiry_ns <= self._source.clock.time_ns():
+            self.expired += 1
+            self.pass_over(Gap(offset, offset, "expired"))
+            return None
+        if self._source.origin.serializer is None:
+            return message
+        try:
+            return message._replace(decoded=message.value)
+        except ValueError as error:
+            self.keep([message], "undecodable", str(error))
+            self._cursor.pass_over(offset, offset + 1)
+            return None
+
+    # -- gaps
+
+    def meet_hole(self, hole: Hole) -> None:
+        """Keep damaged bytes, then move past them, then say so."""
+        if hole.reason in ("damaged", "suspect") and hole.segment is not None:
+            with storage_errors("keeping damaged bytes"):
+                self._source.dead_letters.divert([self._damage(hole)])
+        self.pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
+
+    def _damage(self, hole: Hole) -> Envelope:
+        assert hole.segment is not None
+        file = self._source.catalog.segments.open(hole.segment.file_name)
+        try:
+            data = file.read(hole.position, min(hole.length, LETTER_PAYLOAD_MAX))
+        finally:
+            file.close()
+        return Envelope(
+            reason="damaged",
+            detail=f"{hole.detail}: {hole.segment.file_name}, {hole.length} bytes at {hole.position}",
+            consumer="",
+            offset=hole.whole[0],
+            last_offset=hole.whole[1] - 1,
+            attempts=0,
+            time_ns=self._source.clock.time_ns(),
+            segment_id=hole.segment.segment_id,
+            position=hole.position,
+            length=hole.length,
+            payload=data,
         )
-        for message in messages
-    ]
-    source.dead_letters.divert(letters)
 
+    def pass_over(self, gap: Gap) -> None:
+        self._cursor.pass_over(gap.first_offset, gap.last_offset + 1)
+        self._gaps.append(gap)  # told once the consumer's lock is let go: whoever hears it may call back
 
-def divert_damage(source: Source[T], hole: Hole) -> None:
-    """Keep the bytes of a hole, if it has any. Raises DeadLetterWriteFailed, OSError."""
-    if hole.reason not in ("damaged", "suspect") or hole.segment is None:
-        return
-    file = source.catalog.segments.open(hole.segment.file_name)
-    try:
-        data = file.read(hole.position, min(hole.length, LETTER_PAYLOAD_MAX))
-    finally:
-        file.close()
-    letter = Envelope(
-        reason="damaged",
-        detail=f"{hole.detail}: {hole.segment.file_name}, {hole.length} bytes at {hole.position}",
-        consumer="",
-        offset=hole.whole[0],
-        last_offset=hole.whole[1] - 1,
-        attempts=0,
-        time_ns=source.clock.time_ns(),
-        segment_id=hole.segment.segment_id,
-        position=hole.position,
-        length=hole.length,
-        payload=data,
-    )
-    source.dead_letters.divert([letter])
+    def take_gaps(self) -> list[Gap]:
+        """What was passed over since the last time."""
+        gaps, self._gaps = self._gaps, []
+        return gaps
+
+    # -- dead letters
+
+    def give_up(self, message: Message[T]) -> None:
+        """No attempt is left: keep it, then move past it."""
+        self.keep_exhausted([message])
+        self._cursor.pass_over(message.offset, message.offset + 1)
+
+    def keep_exhausted(self, messages: Sequence[Message[T]]) -> None:
+        """Of each, this delivery was the last."""
+        for message in messages:
+            self.keep([message], "exhausted", f"delivery {message.attempts} failed, the last")
+
+    def keep(self, messages: Sequence[Message[T]], reason: str, detail: str) -> None:
+        """Durable on return; each is there once, however often it is tried. Raises DeadLetterWriteFailed."""
+        now = self._source.clock.time_ns()
+        letters = [
+            Envelope(
+                reason=reason,
+                detail=detail,
+                consumer=self._cursor.name,
+                offset=message.offset,
+                last_offset=message.offset,
+                attempts=message.attempts,
+                time_ns=now,
+                segment_id=NO_SEGMENT,
+                position=0,
+                length=0,
+                payload=message.payload,
+                key=message.key,
+                headers=message.headers or None,
+            )
+            for message in messages
+        ]
+        if letters:
+            self._source.dead_letters.divert(letters)

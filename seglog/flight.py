@@ -38,6 +38,10 @@ class Flight:
             self._ends.drop(start, end)
             self.count -= end - start
 
+    def ground(self, first: int, stop: int) -> tuple[int, int]:
+        """The first part of first .. stop-1 that is not in flight; (stop, stop) if all is."""
+        return next(self._offsets.holes(first, stop), (stop, stop))
+
     def within(self, first: int, stop: int) -> list[int]:
         """Which of first .. stop-1 are in flight."""
         return [offset for start, end in self._offsets.overlap(first, stop) for offset in range(start, end)]

@@ -12,18 +12,20 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from seglog.catalog import Meta
-from seglog.consumer import MAX_IN_FLIGHT, Consumer, oldest_age
+from seglog.consumer import MAX_IN_FLIGHT, Consumer
 from seglog.cursor import Cursor, read_note
 from seglog.disk.base import Directory
 from seglog.errors import InvalidOption, LogClosed, NotALog, StorageError, UnknownConsumer, storage_error
 from seglog.format.layout import SEGMENT_RECORDS_MAX
 from seglog.format.names import CURSORS, META
+from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Start
 from seglog.opening import read_cursors
 from seglog.options import consumer_name, whole
 from seglog.registry import Registry
 from seglog.retry import RetryPolicy
 from seglog.source import Source
+from seglog.standing import standing
 
 T = TypeVar("T")
 logger = logging.getLogger("seglog")
@@ -151,28 +153,16 @@ class Roster(Generic[T]):
             in_flight = {name: read_note(cursors, name).in_flight for name in states}
         finally:
             cursors.close()
-        end = source.seen().end_offset
-        count = source.catalog.records_before
         found = {}
-        meta = source.state()
-        for name, start in meta.consumers:
+        for name, start in source.state().consumers:
             held = self._open.get(name)
             if held is not None:
                 with suppress(LogClosed):  # closed a moment ago: then its file says all
                     found[name] = held[0].stats()
                     continue
             state = states.get(name)
-            mark = max(state.watermark if state is not None else start, meta.start_offset)
-            above = [
-                (max(first, mark), last) for first, last in (state.acked if state is not None else ()) if last > mark
-            ]
-            acked = sum(count(last) - count(first) for first, last in above)
-            lag = max(0, count(max(end, mark)) - count(mark) - acked)
-            lag_bytes = max(0, source.bytes_before(end) - source.bytes_before(mark))
-            ranges = 0 if state is None else len(state.acked)
-            found[name] = ConsumerStats(
-                mark, lag, lag_bytes, oldest_age(source, mark), in_flight.get(name, 0), acked_ranges=ranges
-            )
+            mark, acked = (start, Intervals()) if state is None else (state.watermark, Intervals(state.acked))
+            found[name] = standing(source, mark, acked, in_flight.get(name, 0))
         return found
 
     def remove(self, name: str) -> None:

@@ -1,0 +1,46 @@
+"""Where a consumer stands: how much it has not yet handled, in records, bytes and age.
+
+It reads headers and one batch, however long the backlog is.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from seglog.intervals import Intervals
+from seglog.model import ConsumerStats
+from seglog.reader import Run
+from seglog.source import Source
+
+T = TypeVar("T")
+
+
+def backlog(source: Source[T], watermark: int, acked: Intervals) -> int:
+    """How many records are not yet handled. What was dropped is nobody's backlog."""
+    count = source.catalog.records_before
+    end, mark = source.seen().end_offset, max(watermark, source.floor())
+    handled = sum(count(stop) - count(max(first, mark)) for first, stop in acked if stop > mark)
+    return count(max(end, mark)) - count(mark) - handled
+
+
+def standing(source: Source[T], watermark: int, acked: Intervals, in_flight: int) -> ConsumerStats:
+    """What can be said of any consumer, whoever holds it."""
+    mark = max(watermark, source.floor())
+    return ConsumerStats(
+        watermark=mark,
+        lag_records=max(0, backlog(source, watermark, acked)),
+        lag_bytes=max(0, source.bytes_before(source.seen().end_offset) - source.bytes_before(mark)),
+        oldest_age_seconds=_age(source, mark),
+        in_flight=in_flight,
+        acked_ranges=len(acked),
+    )
+
+
+def _age(source: Source[T], offset: int) -> float | None:
+    """Seconds since the record at `offset` was appended; None if there is none."""
+    scan = source.scan(offset)
+    try:
+        found = scan.next()
+    finally:
+        scan.close()
+    return max(0.0, (source.clock.time_ns() - found.time_ns) / 1e9) if isinstance(found, Run) else None
