@@ -66,6 +66,7 @@ class Audit:
     first_offset: int = 0
     next_offset: int = 0
     _done: int = 0
+    _start: int = 0  # what lies below is no part of the log any more
     _unread: int = 0  # offsets at the end that the next opening will jump over: nobody has to read them
 
     def run(self) -> Audit:
@@ -120,6 +121,7 @@ class Audit:
         catalog.refresh()
         self._set_strangers_aside(catalog)
         state = view.state
+        self._start = state.start_offset
         # What was reclaimed and came back is no part of the log, nor is what the writer made after our look.
         names = tuple(
             name
@@ -229,20 +231,23 @@ class Audit:
             segment.close()
 
     def _block(self, segment: SegmentReader, block: Block, is_suspect: bool) -> None:
+        header = block.header
+        self.records += header.end_offset - min(max(header.base_offset, self._start), header.end_offset)
         if not block.fault:
-            self.records += block.header.count
             return
-        lost = 0
         for damage in block_damage(segment.name, block):
             if damage.first_offset is None or damage.last_offset is None:
                 self._note(damage, is_suspect, batch_patches(block))
             else:
-                lost += damage.last_offset - damage.first_offset + 1
+                self.records -= max(0, damage.last_offset + 1 - max(damage.first_offset, self._start))
                 self._note(damage, is_suspect)
-        self.records += block.header.count - lost
 
     def _note(self, damage: Damage, suspect: bool = False, patches: tuple[Patch, ...] = ()) -> None:
-        """Suspect are records; bytes that cost none are just bad."""
+        """Suspect are records; bytes that cost none are just bad, and so are those of records below the start."""
+        first, last = damage.first_offset, damage.last_offset
+        if first is not None and last is not None and first < self._start:
+            known = (None, None) if last < self._start else (self._start, last)
+            damage = replace(damage, first_offset=known[0], last_offset=known[1])
         self.findings.append(Finding(damage, suspect and damage.first_offset is not None, patches))
 
     def _last(self, view: View, name: SegmentName, hint: Hint | None, states: dict[str, CursorState | None]) -> int:
@@ -367,12 +372,14 @@ class Audit:
         self.first_offset = state.start_offset
         for name, cursor in states.items():
             mark = cursor.watermark if cursor is not None else state.start_offset
-            acked = sum(count(stop) - count(first) for first, stop in (cursor.acked if cursor is not None else ()))
-            end = max(self.next_offset - self._unread, mark)
-            lag = max(0, count(end) - count(mark) - acked)
+            from_here = max(mark, state.start_offset)  # what was dropped or purged is nobody's backlog
+            end = max(self.next_offset - self._unread, from_here)
+            lag = count(end) - count(from_here)
+            for first, stop in cursor.acked if cursor is not None else ():
+                lag -= count(max(stop, from_here)) - count(max(first, from_here))
             # Nothing was ever shown further ahead than a jump: such a cursor is damaged, whatever its checksum says.
             believable = cursor is not None and mark <= self.next_offset + JUMP
-            self.cursors[name] = CursorReport(mark, lag, believable)
+            self.cursors[name] = CursorReport(mark, max(0, lag), believable)
         self.warnings += [
             f"the cursor of consumer {name!r} does not read back"
             for name, found in self.cursors.items()

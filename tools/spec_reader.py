@@ -25,6 +25,7 @@ import zstandard
 
 JUMP = 1 << 24  # §5.2: the most records a segment holds, and the width of a jump of unknown size
 NONE32 = 0xFFFFFFFF
+NONE64 = 0xFFFFFFFFFFFFFFFF
 FIRST = 8192  # §5: where batches begin
 MAX_FILE = 1 << 32  # a larger segment is not read into memory
 SEGMENT_HEADER = struct.Struct("<8sHHBBH16sIIQQIIQQQQQIIQQQQQI")  # §5.1
@@ -82,6 +83,10 @@ class Meta:
     consumers: dict[str, int] = field(default_factory=dict)
     removed: list[tuple[int, int, int, int]] = field(default_factory=list)
     repaired: list[Span] = field(default_factory=list)
+    dropped: Span = Span(0, 0)
+    dropped_records: int = 0
+    retention_bytes: int | None = None
+    retention_ns: int | None = None
     ok: bool = False
     whole: bool = False
 
@@ -613,9 +618,23 @@ def read_meta(folder: Dir) -> Meta | None:
         removed = [struct.unpack_from("<IIQQ", raw, at + 24 * i) for i in range(min(r, len(raw)))]
         at += 24 * len(removed)
         repaired = [Span(*struct.unpack_from("<QQ", raw, at + 16 * i)) for i in range(min(p, len(raw)))]
+        at += 16 * len(repaired)
+        tail = struct.unpack_from("<QQQQQ", raw, at) if len(raw) > at else (0, 0, 0, NONE64, NONE64)
     except (struct.error, UnicodeDecodeError):
         return None
-    return Meta(log_id, start, consumers, [(x[0], x[1], x[2], x[3]) for x in removed], repaired, True, whole)
+    return Meta(
+        log_id,
+        start,
+        consumers,
+        [(x[0], x[1], x[2], x[3]) for x in removed],
+        repaired,
+        Span(tail[0], tail[1]),
+        tail[2],
+        None if tail[3] == NONE64 else tail[3],
+        None if tail[4] == NONE64 else tail[4],
+        True,
+        whole,
+    )
 
 
 def read_cursor(folder: Dir, name: str, log_id: bytes, start: int) -> Cursor:
