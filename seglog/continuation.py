@@ -5,19 +5,24 @@ Pure questions about what was found; whoever opens for writing acts on the answe
 
 from __future__ import annotations
 
+import errno
+import itertools
 from dataclasses import dataclass
 
-from seglog.catalog import Catalog
+from seglog.catalog import Catalog, Meta
+from seglog.errors import StorageError
 from seglog.format import layout as L
 from seglog.format.cursor_state import CursorState
 from seglog.format.hint import Hint
 from seglog.format.meta_state import MetaState
 from seglog.format.names import SegmentName
 from seglog.format.segment_header import SegmentHeader
+from seglog.model import OffsetRange
 from seglog.options import DURABILITIES
 from seglog.recovery import Ending
 from seglog.tail import Tail
 
+_LOOKS = 10  # how often segments may vanish under a question before it is given up
 JUMP = L.SEGMENT_RECORDS_MAX  # over an unknown number of records: no segment holds more
 
 
@@ -119,6 +124,38 @@ def without_segments(meta: MetaState | None, hint: Hint | None, states: dict[str
     if not lost:
         return Target(0, "", segment_id=0)
     return Target(max(known) + JUMP, "missing", True, max(numbers) + 2)
+
+
+def missing_segments(catalog: Catalog, meta: Meta | None) -> list[OffsetRange]:
+    """For the report: offsets of ids that lack in the listing and are not called removed. Opens only neighbours."""
+    for _ in range(_LOOKS):
+        names = catalog.names
+        state = MetaState(names[0].base_offset) if meta is None else meta.reload()  # never older than the listing
+        try:
+            return _missing(catalog, names, state)
+        except FileNotFoundError:
+            catalog.refresh()  # another process gives space back while we look
+    raise StorageError(errno.ENOENT, "segments vanish faster than they are looked at")
+
+
+def _missing(catalog: Catalog, names: tuple[SegmentName, ...], state: MetaState) -> list[OffsetRange]:
+    found = []
+    for left, right in itertools.pairwise(names):
+        lacking = right.segment_id - left.segment_id - 1
+        known = sum(
+            max(0, min(gone.last_id, right.segment_id) - max(gone.first_id, left.segment_id) + 1)
+            for gone in state.removed
+        )
+        if lacking <= known:
+            continue
+        end = catalog.end_of(left)
+        # Not what was given back: of several segments that a crash brought back, some may lack.
+        first = max(state.start_offset, left.base_offset if end is None else end.offset)
+        if right.base_offset > first:
+            found.append(OffsetRange(first, right.base_offset - 1))
+    if names[0].base_offset > state.start_offset:
+        found.append(OffsetRange(state.start_offset, names[0].base_offset - 1))
+    return found
 
 
 def _known_offsets(meta: MetaState | None, states: dict[str, CursorState | None]) -> list[int]:

@@ -7,7 +7,6 @@ again gives the same.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from seglog.appender import Appender, first_header
 from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
-from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, without_segments
+from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, missing_segments, without_segments
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, SeglogError, UnsupportedVersion
 from seglog.findings import block_damage, refusal, rot_damage
@@ -229,7 +228,7 @@ class _Opening:
         short = segment.file.size() < tail.run_end.position
         verdict = decide(Situation(tail.ending, tail.unproven, jumps or short))
         self._note(segment, tail, target, verdict)
-        self._note_lost_segments(meta)
+        self.missing += missing_segments(self.catalog, meta)
         appender = self._appender(
             log_id, Seen(name.segment_id, tail.proven.position, tail.proven.offset), tail.proven.offset
         )
@@ -409,27 +408,6 @@ class _Opening:
             return file.size()
         finally:
             file.close()
-
-    def _note_lost_segments(self, meta: Meta | None) -> None:
-        """For the report: ids that lack in the listing and are not called removed. Opens only their neighbours."""
-        removed = () if meta is None else meta.state.removed
-        start = self.catalog.names[0].base_offset if meta is None else meta.state.start_offset
-        for left, right in itertools.pairwise(self.catalog.names):
-            lacking = right.segment_id - left.segment_id - 1
-            known = sum(
-                max(0, min(gone.last_id, right.segment_id) - max(gone.first_id, left.segment_id) + 1)
-                for gone in removed
-            )
-            if lacking <= known:
-                continue
-            end = self.catalog.end_of(left)
-            # Not what was given back: of several segments that a crash brought back, some may lack.
-            first = max(start, left.base_offset if end is None else end.offset)
-            if right.base_offset > first:
-                self.missing.append(OffsetRange(first, right.base_offset - 1))
-        names = self.catalog.names
-        if names[0].base_offset > start:
-            self.missing.append(OffsetRange(start, names[0].base_offset - 1))
 
     def _note(self, segment: SegmentReader, tail: Tail, target: Target, verdict: Verdict) -> None:
         """For the report: what was found here."""

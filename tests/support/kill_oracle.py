@@ -5,7 +5,7 @@ Offsets are judged for the life of the directory: a name that an offset once had
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import seglog
 from tests.support.kill_worker import CONSUMERS, name_of, payload
@@ -16,18 +16,19 @@ Name = tuple[int, str, int]  # generation, thread, number
 class Oracle:
     """Memory of one log directory over many processes that were killed."""
 
-    def __init__(self) -> None:
+    def __init__(self, consumers: Sequence[str] = CONSUMERS) -> None:
         self.names: dict[int, Name] = {}  # of every offset that was acknowledged or seen, and is not reclaimed
         self.end = 0  # behind the highest of them, ever
         self.acknowledged = 0
-        self.about_to_ack: dict[str, set[int]] = {name: set() for name in CONSUMERS}
-        self.acked: dict[str, set[int]] = {name: set() for name in CONSUMERS}
+        self.about_to_ack: dict[str, set[int]] = {name: set() for name in consumers}
+        self.acked: dict[str, set[int]] = {name: set() for name in consumers}
         self.generation = 0
         # Of the generations whose fate is not fixed yet, by generation and thread:
         self.submitted: dict[tuple[int, str], int] = {}
         self.answered: dict[tuple[int, str], int] = {}
         self.batches: dict[int, tuple[int, int]] = {}  # the last append_many: first, count
         self.first_new: dict[int, int] = {}  # no offset of this generation is below
+        self.refused: set[Name] = set()
 
     def next_generation(self) -> int:
         """Another process begins."""
@@ -57,6 +58,14 @@ class Oracle:
                 self.acknowledged += count
                 for n in range(count):
                     self._learn(offset + n, (self.generation, who, first + n))
+            case "r":
+                first, count = map(int, rest)
+                assert first == self.answered.get((self.generation, who), 0)
+                self.answered[self.generation, who] = first + count
+                self.refused.update((self.generation, who, first + n) for n in range(count))
+            case "g":
+                again = self.acked[who].intersection(map(int, rest[0].split(",")))
+                assert not again, f"{who} acked these, and they are given out again: {sorted(again)[:5]}"
             case "i":
                 self.about_to_ack[who].update(map(int, rest[0].split(",")))
             case "d":
@@ -98,6 +107,7 @@ class Oracle:
             assert message.payload == payload(*name), f"{name} is not what was appended"
             assert seen.get((generation, thread), -1) < number, f"{name} is out of order"
             seen[generation, thread] = number
+            assert name not in self.refused, f"{name} was refused, and is there"
             if message.offset not in self.names:
                 assert number < self.submitted.get((generation, thread), 0), (
                     f"{name}: not submitted, or its fate changed"

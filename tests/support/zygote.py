@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -46,9 +46,7 @@ class Child:
     def line(self, timeout: float = WAIT_SECONDS) -> str | None:
         """The next line it says; None when it has ended. Raises AssertionError for a traceback, and for silence."""
         while b"\n" not in self._unread:
-            waiting = select.poll()  # not select(): a descriptor may be above 1,024
-            waiting.register(self._output, select.POLLIN)
-            if not waiting.poll(timeout * 1000):
+            if not wait_for([self], timeout):
                 raise AssertionError(f"child {self.pid} says nothing for {timeout} s")
             data = os.read(self._output, 1 << 16)
             if not data:
@@ -59,6 +57,15 @@ class Child:
         if text.startswith("!"):
             raise AssertionError("in the child: " + json.loads(text[1:]))
         return text
+
+    def lines_so_far(self) -> list[str]:
+        """What it has said by now, as far as a few reads show it."""
+        found: list[str] = []
+        while b"\n" in self._unread or (len(found) < 1000 and wait_for([self], 0.0)):
+            line = self.line()
+            assert line is not None, f"child {self.pid} ended by itself"
+            found.append(line)
+        return found
 
     def lines(self) -> Iterator[str]:
         """All it still says, to its end."""
@@ -78,6 +85,9 @@ class Child:
             self._status = int(self._zygote.ask({"wait": self.pid}))
         return self._status
 
+    def fileno(self) -> int:
+        return self._output
+
     def close(self) -> None:
         """Whatever it was doing, it runs no more."""
         self.kill()
@@ -86,6 +96,14 @@ class Child:
             if fd >= 0:
                 os.close(fd)
         self._output = self._commands = -1
+
+
+def wait_for(children: Sequence[Child], timeout: float) -> bool:
+    """Until one of them says something, or ends; False if none does for so many seconds."""
+    waiting = select.poll()  # not select(): a descriptor may be above 1,024
+    for child in children:
+        waiting.register(child, select.POLLIN)
+    return bool(waiting.poll(timeout * 1000))
 
 
 class Zygote:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import seglog
+from seglog.catalog import Meta
+from seglog.disk.base import Directory
 from seglog.disk.memory import MemoryDisk
 from seglog.testing import Fault, FaultDisk, ManualClock
 from tests.support.place import Place
@@ -194,7 +196,7 @@ def test_wait_durable_waits_without_spinning(place: Place) -> None:
         looked.append(offset)
         wait(offset, timeout, durable=durable)
 
-    source.wait_beyond = counted  # type: ignore[method-assign]
+    source.wait_beyond = counted  # type: ignore[method-assign, assignment]
     with pytest.raises(TimeoutError):
         log.wait_durable(offset, timeout=0.3)
     assert len(looked) < 10
@@ -233,3 +235,27 @@ def test_p11_a_listing_that_is_late_undoes_nothing(place: Place, monkeypatch: py
     monkeypatch.undo()
     assert catalog.names == tuple(sorted(catalog.refresh(), key=lambda name: name.segment_id))
     assert catalog.names[-1].segment_id == log._source.seen().segment_id
+
+
+def test_p11_an_opening_beside_a_compaction_misses_nothing_and_reports_nothing_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk = MemoryDisk()
+    with seglog.open("log", disk=disk, segment_bytes=4096) as log:
+        for _ in range(6):
+            log.append_many([bytes(400)] * 10)
+        log.consumer("c").ack(*range(10, 40))
+        assert log.compact().removed_segments == 3  # in the middle: ids lack in the listing
+    beside = seglog.open("log", "r", disk=disk)
+    beside.consumer("c").ack(*range(10))
+    opened = Meta.open
+
+    def meanwhile(root: Directory, *, write: bool) -> Meta | None:
+        beside.compact()  # the opening has listed the segments by now
+        return opened(root, write=write)
+
+    monkeypatch.setattr(Meta, "open", meanwhile)
+    with seglog.open("log", disk=disk, strict=True) as log:
+        assert log.report.missing == ()
+        assert [message.offset for message in log.read()] == list(range(40, 60))
+    beside.close()
