@@ -160,7 +160,8 @@ class Consumer(Generic[T]):
         """These failed: give them to me again, first of all, after `delay` seconds. Durable on return.
 
         Args:
-            delay: None for what the consumer's `backoff` says; at once without one.
+            messages: messages or offsets.
+            delay: seconds; None for what the consumer's `backoff` says, at once without one.
 
         The failure of delivery number `max_attempts` puts a message into the dead letters instead. What is not in
         flight any more stays as it is. Raises OffsetOutOfRange, StorageError, LogClosed, and DeadLetterWriteFailed
@@ -192,7 +193,7 @@ class Consumer(Generic[T]):
         self._tell(gaps)
 
     def extend(self, *messages: Message[T] | int, seconds: float = 30) -> None:
-        """The leases of these, as far as they are still in flight, end `seconds` from now. Nothing is written.
+        """The leases of these `messages` (or offsets), if still in flight, end `seconds` from now. Nothing is written.
 
         Without the option `lease` there is no end, and this changes nothing. Raises OffsetOutOfRange, LogClosed.
         """
@@ -224,7 +225,12 @@ class Consumer(Generic[T]):
     def reject(self, *messages: Message[T] | int, reason: str = "") -> None:
         """Put these in the dead-letter queue; then they count as handled. Durable on return.
 
-        Raises DeadLetterWriteFailed if they cannot be kept: then they stay.
+        Args:
+            messages: messages or offsets.
+            reason: for people: the `detail` of the dead letter, whose `reason` is "rejected".
+
+        Raises DeadLetterWriteFailed if they cannot be kept: then they stay. Raises OffsetOutOfRange, StorageError,
+        LogClosed.
         """
         self._dead_letter(messages, "rejected", reason)
 
@@ -338,7 +344,11 @@ class Consumer(Generic[T]):
                 self._cursor.flush(self._source.durable())
 
     def close(self) -> None:
-        """Let go of the consumer; what is in flight will be given out again. Twice is fine."""
+        """Let go of the consumer; what is in flight will be given out again. Twice is fine.
+
+        Raises StorageError if this end cannot be noted: it is closed all the same, and the next opening takes it for
+        a crash.
+        """
         try:
             with self._lock:
                 if not self._closed:

@@ -112,7 +112,7 @@ class Extras:
 
 
 class Message(NamedTuple, Generic[T]):
-    """One record as a reader or consumer sees it.
+    """One record as a reader or consumer sees it: `payload` as it was stored, at `offset`.
 
     `attempts` is 1 at the first delivery, and 0 when the message was read rather than received. Messages are made
     by the thousand, and nothing in Python is made faster than a tuple.
@@ -141,10 +141,12 @@ class Message(NamedTuple, Generic[T]):
 
     @property
     def key(self) -> bytes | None:
+        """What it was appended with, or None."""
         return None if self.extras is None else self.extras.key
 
     @property
     def headers(self) -> dict[str, bytes]:
+        """What it was appended with; empty if nothing."""
         return {} if self.extras is None or self.extras.headers is None else self.extras.headers
 
     @property
@@ -188,10 +190,13 @@ class Gap:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One entry of the dead-letter queue.
+    """One entry of the dead-letter queue: a message with its `payload`, `key` and `headers`, or damaged bytes.
 
-    `reason`: damaged, undecodable, rejected, exhausted, refused. For damage, `payload` holds the damaged
-    bytes as they were read, `consumer` is "" and `offset` .. `last_offset` are the records they held.
+    `id` names the entry. `reason`: damaged, undecodable, rejected, exhausted, refused; `detail` for people. `consumer`
+    gave it up at `offset` after so many `attempts`; `timestamp`: when it was kept, in Unix seconds.
+
+    For damage, `payload` holds the damaged bytes as they were read, `consumer` is "" and `offset` .. `last_offset` are
+    the records they held.
     """
 
     id: int
