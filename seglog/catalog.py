@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
 from seglog.disk.base import Directory, File
@@ -23,6 +24,9 @@ from seglog.format.names import META, SegmentName, is_temporary, parse_segment_n
 from seglog.format.segment_header import SegmentHeader
 from seglog.segment_reader import SegmentReader, read_footer, read_header
 from seglog.slot_file import SlotFile
+
+by_offset: Callable[[SegmentName], int] = attrgetter("base_offset")  # keys for bisections in the listing
+by_id: Callable[[SegmentName], int] = attrgetter("segment_id")
 
 _FACTS_CACHED = 64
 _LOOKS = 10  # how often segments may vanish under a question before it is given up
@@ -106,7 +110,7 @@ class Catalog:
             kept: list[tuple[SegmentName, ...]] = []
             names, at = self.names, 0
             for name in gone:  # ascending
-                index = bisect_left(names, name.segment_id, lo=at, key=lambda other: other.segment_id)
+                index = bisect_left(names, name.segment_id, lo=at, key=by_id)
                 if names[index : index + 1] == (name,):
                     kept.append(names[at:index])
                     at = index + 1
@@ -114,12 +118,12 @@ class Catalog:
 
     def index_of(self, offset: int) -> int:
         """Index of the segment that holds `offset`, or would; -1 if it lies before the first."""
-        return bisect_right(self.names, offset, key=lambda name: name.base_offset) - 1
+        return bisect_right(self.names, offset, key=by_offset) - 1
 
     def after(self, name: SegmentName) -> SegmentName | None:
         """The next segment in the listing, whether or not some are missing between."""
         names = self.names
-        index = bisect_right(names, name.segment_id, key=lambda other: other.segment_id)
+        index = bisect_right(names, name.segment_id, key=by_id)
         return names[index] if index < len(names) else None
 
     def open(self, name: SegmentName) -> SegmentReader:

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import NamedTuple
 
-from seglog.catalog import Catalog
+from seglog.catalog import Catalog, by_id, by_offset
 from seglog.errors import storage_error
 from seglog.format import layout as L
 from seglog.format.cursor_state import CursorState, Seen
@@ -97,11 +97,13 @@ class _Compaction:
                 end = None
             if end is not None and mark >= end.offset:
                 mark = self.names[index + 1].base_offset
-        return Intervals([(0, mark), *state.acked])
+        # Of up to a thousand ranges, those alone that hold a whole segment: from its base to the next one's.
+        wide = [(first, stop) for first, stop in state.acked if self._holder(stop) - self._holder(first - 1) > 1]
+        return Intervals([(0, mark), *wide])
 
     def _holder(self, offset: int) -> int:
         """Place of the segment that holds `offset`, or would; in our listing: the catalog's may change meanwhile."""
-        return bisect_right(self.names, offset, key=_base) - 1
+        return bisect_right(self.names, offset, key=by_offset) - 1
 
     def _removable(self) -> list[int]:
         """Which segments go, by their places in the listing, ascending; found by bisection, never the last one."""
@@ -111,7 +113,7 @@ class _Compaction:
         found = set(self._given_back_before())
         kept_from = self._kept_from(next((stop for first, stop in by_all if first == 0), 0))
         for first, stop in by_all:
-            found.update(range(bisect_left(self.names, first, key=_base), min(self._holder(stop), kept_from)))
+            found.update(range(bisect_left(self.names, first, key=by_offset), min(self._holder(stop), kept_from)))
         return sorted(found)
 
     def _kept_from(self, passed: int) -> int:
@@ -158,10 +160,10 @@ class _Compaction:
     def _given_back_before(self) -> list[int]:
         """Those that `meta` calls gone, and whose unlinking did not survive a crash; see `Catalog.reclaimed`."""
         names, start = self.names, self.meta.start_offset
-        found = [*range(min(bisect_left(names, start, key=_base), self._holder(start)))]
+        found = [*range(min(bisect_left(names, start, key=by_offset), self._holder(start)))]
         for gone in self.meta.removed:
-            left = bisect_left(names, gone.first_id, key=_id)
-            found += range(left, min(bisect_right(names, gone.last_id, key=_id), len(names) - 1))
+            left = bisect_left(names, gone.first_id, key=by_id)
+            found += range(left, min(bisect_right(names, gone.last_id, key=by_id), len(names) - 1))
         return found
 
     def remaining(self) -> tuple[PinnedSegment, ...]:
@@ -242,14 +244,6 @@ class _Compaction:
             return self.catalog.facts(name).footer is not None
         except FileNotFoundError:  # another process gave it back since it was listed
             return False
-
-
-def _base(name: SegmentName) -> int:
-    return name.base_offset
-
-
-def _id(name: SegmentName) -> int:
-    return name.segment_id
 
 
 def _covers(intervals: Intervals, first: int, stop: int) -> bool:

@@ -5,6 +5,7 @@ It reads headers and one batch, however long the backlog is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from seglog.intervals import Intervals
@@ -17,10 +18,13 @@ T = TypeVar("T")
 
 def backlog(source: Source[T], watermark: int, acked: Intervals) -> int:
     """How many records are not yet handled. What was dropped is nobody's backlog."""
-    count = source.catalog.records_before
-    end, mark = source.seen().end_offset, max(watermark, source.floor())
-    handled = sum(count(stop) - count(max(first, mark)) for first, stop in acked if stop > mark)
-    return count(max(end, mark)) - count(mark) - handled
+    count: Callable[[int], int] = source.catalog.records_before
+    mark = max(watermark, source.floor())
+    end = max(source.seen().end_offset, mark)
+    total = count(end) - count(mark)
+    if total == end - mark:
+        count = int  # no offset was skipped: each is a record, and no segment need be asked about any of the ranges
+    return total - sum(count(stop) - count(max(first, mark)) for first, stop in acked if stop > mark)
 
 
 def standing(source: Source[T], watermark: int, acked: Intervals, in_flight: int) -> ConsumerStats:
