@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,9 +68,36 @@ def test_a_shell_completes_directories(tmp_path: Path) -> None:
     assert {word.rstrip("/") for word in offered("bash", "seglog stat sp", tmp_path)} == {"spool"}
 
 
+# The lines that `seglog completions --help` wants in the shell's start-up file, and what then shows that it has them.
+INSTALLED = {
+    "bash": ["source <(seglog completions bash)", "complete -p seglog"],
+    "zsh": [
+        "autoload -Uz compinit; compinit -u -D",
+        'eval "$(seglog completions zsh)"',
+        "print -r -- $_comps[seglog]",
+    ],
+    "fish": ["seglog completions fish > $HOME/seglog.fish; source $HOME/seglog.fish", "complete --command seglog"],
+}
+QUIET = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}
+
+
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_takes_its_script(shell: str) -> None:
+def test_a_shell_takes_its_script_as_the_help_says(cli: Cli, shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} on this machine")
-    result = subprocess.run([shell, "-n", str(SCRIPTS / f"seglog.{shell}")], capture_output=True, text=True, timeout=30)
+    program = tmp_path / "seglog"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m seglog "$@"\n')
+    program.chmod(0o755)
+    environment = {**cli.environment, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        [shell, *QUIET[shell], "-c", "\n".join(INSTALLED[shell])],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=60,
+    )
     assert (result.returncode, result.stderr) == (0, "")
+    assert "seglog" in result.stdout
+    page = " ".join(cli("completions", "--help").stdout.decode().split())
+    assert all(line in page for line in INSTALLED[shell] if line.startswith(("source", "eval")))
