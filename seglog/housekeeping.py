@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -31,7 +31,6 @@ class Housekeeping(Generic[T]):
         self._registry = registry
         seconds = options.retention_seconds
         self._retention = Retention(options.retention_bytes, None if seconds is None else int(seconds * 1e9))
-        self._busy = threading.Lock()
 
     def set_retention(self) -> None:
         """What the writer was opened with holds for every process that compacts. A disk that takes no writes keeps
@@ -55,8 +54,6 @@ class Housekeeping(Generic[T]):
 
     def reclaim(self) -> None:
         """As the writer goes: another process or thread at it, or an error, never fails an append."""
-        if not self._busy.acquire(blocking=False):
-            return
         try:
             state = self._source.state()
             if state.consumers or state.retention != Retention() or self._source.undone():
@@ -64,9 +61,8 @@ class Housekeeping(Generic[T]):
                 reclaim(self._source.catalog, self._registry(), terms)
                 done()
         except (SeglogError, OSError) as error:
-            logger.warning("giving back space: %s", error)
-        finally:
-            self._busy.release()
+            if getattr(error, "errno", 0) != errno.EAGAIN:  # then somebody else is at it
+                logger.warning("giving back space: %s", error)
 
     def _terms(self, purged: int = 0) -> tuple[Terms, Callable[[], None]]:
         """For a compaction, and what is to be called when it is done. All below `purged` is to be gone."""

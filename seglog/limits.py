@@ -95,9 +95,11 @@ class Limits(Generic[T]):
         self._look_again = -1.0
         self._removed: tuple[tuple[RemovedRange, ...], list[tuple[int, Amount]]] = ((), [])
         self._reclaim_at = -1.0
+        self._reclaimed = -1
         self._dropped = 0  # since that was told
         self._tell_at = -1.0
         self._closing = False
+        self._withdrawn: weakref.WeakSet[Ticket] = weakref.WeakSet()
 
     # -- letting in
 
@@ -118,7 +120,9 @@ class Limits(Generic[T]):
         finally:
             with self._mutex:
                 self._line = deque(other for other in self._line if other() not in (None, ticket))
-            self._source.wake()  # whoever is first now
+                others = bool(self._line)
+            if others:
+                self._source.wake()  # one of them is first now
 
     def admit_at_once(self, ticket: Ticket) -> bool:
         """As `admit`, if that takes no look at the disk and no waiting; False if it would."""
@@ -128,6 +132,11 @@ class Limits(Generic[T]):
             return self._admits(ticket, needed(ticket))
         finally:
             self._mutex.release()
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Who waits in `admit` with this ticket gets LogFull, if it is not too late. Waits for nobody."""
+        self._withdrawn.add(ticket)
+        self._source.wake()
 
     def _admits(self, ticket: Ticket, need: Amount) -> bool:
         """By what was counted last."""
@@ -142,14 +151,14 @@ class Limits(Generic[T]):
         blocks = self.when_full == "block"
         warned = False
         while True:
-            self._source.check_open()
-            if self._closing:
-                raise LogClosed("the log is closed")
             changes = self._source.changes
             waited = clock.monotonic() - begun
             with self._mutex, storage_errors("looking how full the log is"):
-                mine = self._line[0]() in (None, ticket)
-                if mine and self._makes_room(need):
+                if self._closing:
+                    raise LogClosed("the log is closed")
+                if ticket in self._withdrawn:
+                    raise LogFull("given up before there was room")
+                if self._is_first(ticket) and self._makes_room(need):
                     self._promise(ticket, need)
                     return
                 # Under "drop_oldest" nothing but what other appends were promised is waited for.
@@ -160,6 +169,11 @@ class Limits(Generic[T]):
                     logger.warning("an append waits since %.0f s: %s", waited, self._described())
             pause = LOOK_SECONDS if timeout is None or not blocks else min(LOOK_SECONDS, timeout - waited)
             self._source.wait_for_change(changes, pause)
+
+    def _is_first(self, ticket: Ticket) -> bool:
+        while self._line and self._line[0]() is None:
+            self._line.popleft()
+        return not self._line or self._line[0]() is ticket
 
     def _check_alone(self, need: Amount) -> None:
         if self.max_records is not None and need.records > self.max_records:
@@ -210,9 +224,10 @@ class Limits(Generic[T]):
             return True
         if self.when_full == "drop_oldest":
             self._drop(need, offset)
-        elif self._source.clock.monotonic() >= self._reclaim_at:
+        elif self._reclaimed != self._source.changes or self._source.clock.monotonic() >= self._reclaim_at:
             self._reclaim()  # segments that are acked behind an unacked one count no more once they are gone
             self._reclaim_at = self._source.clock.monotonic() + RECLAIM_SECONDS
+            self._reclaimed = self._source.changes
             self._count()
         return self._has_room(need)
 
@@ -328,8 +343,9 @@ class Limits(Generic[T]):
         return min(stop, end.end_offset)
 
     def refuse(self) -> None:
-        """Who waits gets LogClosed."""
-        self._closing = True
+        """Who waits gets LogClosed, and nobody looks at the disk any more."""
+        with self._mutex:
+            self._closing = True
         self._source.wake()
 
     def close(self) -> None:

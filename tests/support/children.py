@@ -148,3 +148,12 @@ def out_of_descriptors(say: Say, hear: Hear, path: str) -> None:
 def limit_descriptors(say: Say, hear: Hear, path: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
     out_of_descriptors(say, hear, path)
+
+
+def ack_when_told(say: Say, hear: Hear, path: str, name: str) -> None:
+    """Consume beside the writer: ack the offsets that it is told, one by one."""
+    with seglog.open(path, "r") as log, log.consumer(name) as consumer:
+        say("open")
+        while (told := hear()) != "end":
+            consumer.ack(int(told))
+            say("acked")
