@@ -48,9 +48,12 @@ from seglog.model import (
     OpenReport,
     PinnedSegment,
     Record,
+    RepairAction,
+    RepairReport,
     VerifyReport,
 )
 from seglog.open_log import open_log as open
+from seglog.repair import repair
 from seglog.verify import verify
 
 __version__ = "0.1.0"
@@ -86,6 +89,8 @@ __all__ = [
     "ReadOnly",
     "Record",
     "RecordTooLarge",
+    "RepairAction",
+    "RepairReport",
     "SeglogError",
     "SerializeError",
     "StorageError",
@@ -93,6 +98,7 @@ __all__ = [
     "UnsupportedVersion",
     "VerifyReport",
     "open",
+    "repair",
     "serializers",
     "verify",
 ]

@@ -307,11 +307,12 @@ class Audit:
         return stop
 
     def _header_copies(self, name: SegmentName, facts: SegmentFacts) -> None:
-        # Put together from neighbours, a header reads; it is not what was written.
-        original = facts.header if facts.footer is not None or len(facts.bad_copies) < 2 else None
+        # Of a header that had to be put together (§5.1) the copies are made, too: reading stays the same, and the salt,
+        # without which all is lost, stands in more than one place again.
+        known = facts.header if facts.header is not None and any(facts.header.log_id) else None
         for position in facts.bad_copies:
             damage = Damage(name.file_name, position, L.SEGMENT_HEADER.size, None, None, "segment header copy")
-            self._note(damage, patches=() if original is None else (header_patch(original, position),))
+            self._note(damage, patches=() if known is None else (header_patch(known, position),))
 
     # -- around them
 

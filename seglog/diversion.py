@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor
+from seglog.damage_letter import damage_letter
 from seglog.errors import storage_errors
 from seglog.format.dead_letter import Envelope
 from seglog.format.extended import decode_extended
-from seglog.format.layout import LETTER_PAYLOAD_MAX, NO_SEGMENT
+from seglog.format.layout import NO_SEGMENT
 from seglog.model import Gap, Message
 from seglog.reader import Hole, Run
 from seglog.source import Source
@@ -63,31 +64,11 @@ class Diversion(Generic[T]):
 
     def meet_hole(self, hole: Hole) -> None:
         """Keep damaged bytes, then move past them, then say so."""
-        if hole.reason in ("damaged", "suspect") and hole.segment is not None:
-            with storage_errors("keeping damaged bytes"):
-                self._source.dead_letters.divert([self._damage(hole)])
+        with storage_errors("keeping damaged bytes"):
+            letter = damage_letter(self._source, hole)
+        if letter is not None:
+            self._source.dead_letters.divert([letter])
         self.pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
-
-    def _damage(self, hole: Hole) -> Envelope:
-        assert hole.segment is not None
-        file = self._source.catalog.segments.open(hole.segment.file_name)
-        try:
-            data = file.read(hole.position, min(hole.length, LETTER_PAYLOAD_MAX))
-        finally:
-            file.close()
-        return Envelope(
-            reason="damaged",
-            detail=f"{hole.detail}: {hole.segment.file_name}, {hole.length} bytes at {hole.position}",
-            consumer="",
-            offset=hole.whole[0],
-            last_offset=hole.whole[1] - 1,
-            attempts=0,
-            time_ns=self._source.clock.time_ns(),
-            segment_id=hole.segment.segment_id,
-            position=hole.position,
-            length=hole.length,
-            payload=data,
-        )
 
     def pass_over(self, gap: Gap) -> None:
         self._cursor.pass_over(gap.first_offset, gap.last_offset + 1)

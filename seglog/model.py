@@ -282,6 +282,47 @@ class VerifyReport:
 
 
 @dataclass(frozen=True)
+class RepairAction:
+    """One thing that is not well, and what a repair does about it.
+
+    `file`: relative to the log's directory; "" for records whose file is gone. `first_offset` and `last_offset` are
+    the records that are lost (below "dead/": the dead letters), None where none is. `action`:
+
+    - divert: the bytes go to the dead letters, and the offsets are declared lost
+    - declare: there are no bytes; the offsets are declared lost
+    - restore: the bytes are written as they were, which the rest of the file proves
+    - rebuild: `meta` is written anew, from what it still says, else from segments and cursors
+    - restart: the consumer begins again at the start of the log
+    - "": nothing can be done; it costs no record
+    """
+
+    file: str
+    position: int
+    length: int
+    first_offset: int | None
+    last_offset: int | None
+    reason: str
+    action: str
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What a repair did, or would do.
+
+    `ok`: what verify says now. `actions`: what was found. `left`: what is still not well, or with `dry_run` what a
+    repair cannot mend. `repaired`: the offsets that this repair declared lost. `quarantine`: its manifests, relative to
+    the log's directory.
+    """
+
+    dry_run: bool
+    ok: bool
+    actions: tuple[RepairAction, ...]
+    left: tuple[RepairAction, ...]
+    repaired: tuple[OffsetRange, ...]
+    quarantine: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ConsumerStats:
     """Where a consumer stands. Ages in seconds, by the records' advisory append times.
 

@@ -82,11 +82,18 @@ def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, C
 
 
 def open_for_writing(
-    disk: Disk, clock: Clock, root: Directory, options: LogOptions, *, wait: float = LOCK_WAIT_SECONDS
+    disk: Disk,
+    clock: Clock,
+    root: Directory,
+    options: LogOptions,
+    *,
+    wait: float = LOCK_WAIT_SECONDS,
+    lock: LockFile | None = None,
 ) -> Opened:
-    """Open, recover and report. The caller closes `root` if this raises."""
+    """Open, recover and report. The caller closes `root` if this raises; it hands over `lock` if it holds that."""
     entries = check_is_log(root)
-    lock = LockFile.acquire(root, disk.holder(), wait=wait)
+    if lock is None:
+        lock = LockFile.acquire(root, disk.holder(), wait=wait)
     opened: list[Directory] = []
     try:
         created = N.META not in entries

@@ -27,8 +27,9 @@ ERRORS = """
 """.split()
 REPORTS = """
     OpenReport VerifyReport CompactReport LogStats ConsumerStats CursorReport Damage OffsetRange PinnedSegment
+    RepairAction RepairReport
 """.split()
-NAMES = [*ERRORS, *REPORTS, *"open serializers verify Log Consumer DeadLetters Record Message Gap DeadLetter".split()]
+NAMES = [*ERRORS, *REPORTS, *"open repair serializers verify Log Consumer DeadLetters Record Message Gap DeadLetter".split()]
 
 LOG = """
     append append_many submit sync wait_durable id first_offset next_offset durable_offset get read compact stats
@@ -46,6 +47,9 @@ SIGNATURES = {
         "strict=False, disk=None, clock=None)"
     ),
     "verify": "(path, progress=None, *, disk=None)",
+    "repair": (
+        "(path, dry_run=False, progress=None, *, file_mode=384, dead_letter_bytes=67108864, disk=None, clock=None)"
+    ),
     "Log.append": "(self, value, key=None, headers=None, delay=None, ttl=None, timeout=None)",
     "Log.append_many": "(self, values, timeout=None)",
     "Log.submit": "(self, value, key=None, headers=None, delay=None, ttl=None, timeout=None)",

@@ -37,9 +37,14 @@ def say(message: object) -> None:
         print(f"seglog: {escape(message)}", file=sys.stderr, flush=True)
 
 
+def can_ask() -> bool:
+    """Whether somebody sits at a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def agreed(question: str) -> bool:
     """Ask on the terminal. Without one there is nobody to ask: then the command line counts as meant."""
-    if not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         return True
     sys.stderr.write(f"{escape(question)} [y/N] ")
     sys.stderr.flush()

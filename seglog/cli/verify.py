@@ -18,7 +18,8 @@ NOTES = """The first line says whether anything acknowledged was lost. Then one 
   suspect   a last batch that does not read back, and nothing proves that it
             ever was on the disk
   skipped   offsets that were never given to a record
-  repaired  records that an earlier repair took out"""
+  repaired  records that an earlier repair declared lost: they are no finding
+            any more"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ],
         files=("segments", "cursors", "dead", "meta"),
         codes={
-            exit_codes.OK: "nothing acknowledged is lost (a torn tail was never acknowledged)",
+            exit_codes.OK: "nothing acknowledged is lost but what a repair declared",
             exit_codes.NOT_WELL: "something is damaged, missing or suspect",
             exit_codes.FAILED: "could not be checked; the message says why",
         },
@@ -88,6 +89,9 @@ def _statement(report: VerifyReport) -> str:
         return f"acknowledged records may be lost: {number(suspect)} suspect, and nothing proves either way"
     if not report.ok:
         return "nothing acknowledged is lost, but the log is damaged"
+    if report.repaired:
+        gone = sum(found.last_offset - found.first_offset + 1 for found in report.repaired)
+        return f"nothing acknowledged is lost, apart from {number(gone)} offsets that a repair declared"
     return "nothing acknowledged is lost"
 
 

@@ -75,6 +75,7 @@ META_TAIL = Struct("<QQQQQ")  # dropped: first offset, end offset, records; rete
 NO_RETENTION = 0xFFFFFFFFFFFFFFFF
 META_CONSUMERS_MAX = 512
 META_RANGES_MAX = 256
+META_REPAIRED_MAX = 1024  # a rotten disk has many separate spots; more do not fit a slot
 
 # §7.3 cursor payload: start, watermark, seen: segment id, reserved, position, end offset; ranges, attempts, name length
 CURSOR_HEAD = Struct("<QQIIQQIII")

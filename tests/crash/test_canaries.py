@@ -26,6 +26,7 @@ from seglog.tail import Tail, examine
 from seglog.testing import CrashDisk, Operation
 from seglog.testing.crash_disk import CrashDirectory, CrashFile
 from tests.support import crash_scenes as scenes
+from tests.support import repair_scenes
 from tests.support.crash_history import Broken
 from tests.support.crash_scenes import Scene, crashes
 from tests.support.crash_workloads import WORKLOADS, made, workload
@@ -98,6 +99,12 @@ SYNCS = [
     Canary(
         "compact._Compaction._confirm_listing self.catalog.segments.sync", scenes.compacted_while_the_writer_rotates
     ),
+    # Repair: evidence, its names, and what was written over.
+    Canary("quarantine.Quarantine._write evidence.sync", repair_scenes.a_repair_is_cut_short),
+    Canary("quarantine.Quarantine._write manifest.sync", repair_scenes.a_repair_is_cut_short),
+    Canary("quarantine.Quarantine.keep directory.sync", repair_scenes.a_repair_is_cut_short),
+    Canary("quarantine.Quarantine.keep self._root.sync", repair_scenes.what_is_kept_stays),
+    Canary("repair._Repair._restore file.datasync", repair_scenes.a_repair_stays),
     # Dead letters are a log of their own: the same commit, there.
     Canary("segment_writer.SegmentWriter.sync self.file.datasync", crashes(workload("rejects")), "/dead/segments/"),
 ]

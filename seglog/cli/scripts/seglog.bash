@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_seglog_consumers_subparsers=(list add seek remove)
-_shtab_seglog_subparsers=(append read consume forward stat verify inspect compact consumers demo completions)
+_shtab_seglog_subparsers=(append read consume forward stat verify inspect compact consumers repair demo completions)
 
 _shtab_seglog_append_option_strings=(-h --help --delimiter --whole-file --print-offsets --durability --segment-bytes --max-record-bytes --compression)
 _shtab_seglog_read_option_strings=(-h --help --from --to --follow --delimiter --json)
@@ -21,6 +21,7 @@ _shtab_seglog_consumers_add_option_strings=(-h --help --start)
 _shtab_seglog_consumers_seek_option_strings=(-h --help --to)
 _shtab_seglog_consumers_remove_option_strings=(-h --help --yes)
 _shtab_seglog_consumers_option_strings=(-h --help)
+_shtab_seglog_repair_option_strings=(-h --help --dry-run --yes --json)
 _shtab_seglog_demo_option_strings=(-h --help --events --keep --json)
 _shtab_seglog_completions_option_strings=(-h --help)
 _shtab_seglog_option_strings=(-h --help --version)
@@ -38,13 +39,14 @@ _shtab_seglog_consumers_list_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_seglog_consumers_add_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_seglog_consumers_seek_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_seglog_consumers_remove_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_seglog_repair_pos_0_COMPGEN=_shtab_compgen_dirs
 
 _shtab_seglog_append___durability_choices=(always interval never)
 _shtab_seglog_append___compression_choices=(zstd)
 _shtab_seglog_forward___format_choices=(lines envelope)
 _shtab_seglog_consumers_pos_0_choices=(list add seek remove)
 _shtab_seglog_completions_pos_0_choices=(bash zsh fish)
-_shtab_seglog_pos_0_choices=(append read consume forward stat verify inspect compact consumers demo completions)
+_shtab_seglog_pos_0_choices=(append read consume forward stat verify inspect compact consumers repair demo completions)
 
 _shtab_seglog_append_pos_1_nargs='*'
 _shtab_seglog_append__h_nargs=0
@@ -87,6 +89,11 @@ _shtab_seglog_consumers_remove___yes_nargs=0
 _shtab_seglog_consumers_pos_0_nargs=A...
 _shtab_seglog_consumers__h_nargs=0
 _shtab_seglog_consumers___help_nargs=0
+_shtab_seglog_repair__h_nargs=0
+_shtab_seglog_repair___help_nargs=0
+_shtab_seglog_repair___dry_run_nargs=0
+_shtab_seglog_repair___yes_nargs=0
+_shtab_seglog_repair___json_nargs=0
 _shtab_seglog_demo__h_nargs=0
 _shtab_seglog_demo___help_nargs=0
 _shtab_seglog_demo___keep_nargs=0

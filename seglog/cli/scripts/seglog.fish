@@ -50,7 +50,7 @@ function _shtab_seglog_using
   test "$_shtab_seglog_cmdpath" = "$argv"
 end
 
-set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' demo completions
+set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' repair demo completions
 set -g _shtab_seglog_opts_with_value --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --patience --segment-bytes --start --to -n
 
 complete -c seglog -e
@@ -137,6 +137,12 @@ complete -c seglog -n '_shtab_seglog_using consumers; and test $_shtab_seglog_np
 complete -c seglog -n '_shtab_seglog_using consumers remove' -s h -l help -d 'show this help message and exit'
 complete -c seglog -n '_shtab_seglog_using consumers remove' -l yes -d 'do not ask'
 complete -c seglog -n '_shtab_seglog_using consumers remove; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
+complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a repair -d 'Deals with everything that '"'"'seglog verify'"'"' finds: keeps the damaged bytes, restores what a copy proves, and declares the rest lost, so that verify is content and new damage shows.'
+complete -c seglog -n '_shtab_seglog_using repair' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using repair' -l dry-run -d 'print the plan and change nothing'
+complete -c seglog -n '_shtab_seglog_using repair' -l yes -d 'do not ask'
+complete -c seglog -n '_shtab_seglog_using repair' -l json -d 'one object; positions and lengths in bytes'
+complete -c seglog -n '_shtab_seglog_using repair; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a demo -d 'Real events go to a real collector; everybody is killed on the way; then the account is made.'
 complete -c seglog -n '_shtab_seglog_using demo' -s h -l help -d 'show this help message and exit'
 complete -c seglog -n '_shtab_seglog_using demo' -l events -x -d 'at least 1000 (default: 40000)'

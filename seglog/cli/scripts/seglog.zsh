@@ -19,6 +19,7 @@ _shtab_seglog_commands() {
     forward:'Sends what the consumer has not handled yet to URL, and goes on until stopped. Waits for a log that is not there yet.'
     inspect:'Shows what one file of a log holds: positions, lengths, checksums; never a payload. Reads only.'
     read:'Prints the records of a log, oldest first; beside a live writer, too.'
+    repair:'Deals with everything that '"'"'seglog verify'"'"' finds: keeps the damaged bytes, restores what a copy proves, and declares the rest lost, so that verify is content and new damage shows.'
     stat:'Shows what a log holds and where its consumers stand. Reads only; beside a live writer, too.'
     verify:'Reads every byte of a log and says what is damaged, missing or suspect. Changes nothing; safe beside a live writer.'
   )
@@ -190,6 +191,17 @@ _shtab_seglog_read_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_seglog_read_defaults_added=0
 
+_shtab_seglog_repair_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--dry-run[print the plan and change nothing]"
+  "--yes[do not ask]"
+  "--json[one object\; positions and lengths in bytes]"
+  ":the log directory:_files -/"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_repair_defaults_added=0
+
 _shtab_seglog_stat_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[one object\; sizes in bytes, ages in seconds]"
@@ -236,6 +248,7 @@ _shtab_seglog() {
         forward) _arguments -C -s $_shtab_seglog_forward_options ;;
         inspect) _arguments -C -s $_shtab_seglog_inspect_options ;;
         read) _arguments -C -s $_shtab_seglog_read_options ;;
+        repair) _arguments -C -s $_shtab_seglog_repair_options ;;
         stat) _arguments -C -s $_shtab_seglog_stat_options ;;
         verify) _arguments -C -s $_shtab_seglog_verify_options ;;
       esac
