@@ -49,7 +49,7 @@ class Quarantine:
                 names = directory.list()
                 known = set(_known(directory, names))
             fresh = [action for action in actions if action.length and self._is_fresh(action, known)]
-            if not fresh:
+            if not fresh and not known:
                 return None
             directory = self._root.directory(QUARANTINE, create=True)
             handles.callback(directory.close)
@@ -57,11 +57,13 @@ class Quarantine:
                 if is_temporary(name):
                     directory.unlink(name)  # of a repair that was cut short
             number = f"{max((int(n[:6]) for n in names if n[:6].isdecimal()), default=0) + 1:06d}"
-            self._write(directory, number, fresh)
-            # The names, and that of `quarantine/` itself: without them a power cut after the repair leaves no evidence.
+            if fresh:
+                self._write(directory, number, fresh)
+            # Without the names a power cut after the repair leaves no evidence. Also where all is known: whoever wrote
+            # it may have been killed before its own sync.
             directory.sync()
             self._root.sync()
-            return f"{QUARANTINE}/{number}{_MANIFEST}"
+            return f"{QUARANTINE}/{number}{_MANIFEST}" if fresh else None
 
     def _is_fresh(self, action: RepairAction, known: set[_Known]) -> bool:
         digest = sha256()
