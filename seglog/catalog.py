@@ -253,7 +253,7 @@ class Catalog:
         points = [(entry.offset, entry.position) for entry in footer.entries] if footer is not None else known
         index = bisect_right(points, offset, key=lambda point: point[0]) - 1
         at, position = points[index] if index >= 0 else (name.base_offset, L.DATA_START)
-        if index >= 0 and segment.header_at(position, at, end) is None:
+        if index >= 0 and position < end and segment.header_at(position, at, end) is None:
             # The walk must meet the damage here from the same place as everybody else's, or it seems to be another.
             at, position = name.base_offset, L.DATA_START
         found: list[tuple[int, int]] = []

@@ -303,8 +303,9 @@ class Consumer(Generic[T]):
         return self._cursor.watermark
 
     def __len__(self) -> int:
-        """How many messages are not yet handled, in flight included; does not read them."""
+        """How many messages are not yet handled, in flight included; does not read them. Raises LogClosed."""
         with self._lock, storage_errors("counting records"):
+            self._check_open()
             return backlog(self._source, self._cursor.watermark, self._cursor.acked)
 
     def __bool__(self) -> bool:
