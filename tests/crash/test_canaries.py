@@ -17,7 +17,7 @@ import seglog
 from seglog import opening
 from seglog.appender import Appender
 from seglog.compact import _Compaction
-from seglog.cursor import Cursor
+from seglog.cursor import NOTHING_IN_FLIGHT, Cursor
 from seglog.dead_letters import DeadLetters
 from seglog.disk import local
 from seglog.recovery import Action, Ending, Verdict
@@ -250,6 +250,14 @@ def moves_the_cursor_before_the_letter_is_kept(patch: pytest.MonkeyPatch) -> Non
     patch.setattr(Cursor, "store", eager)
 
 
+def gives_out_again_what_is_not_counted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cursor, "keep_counts", lambda self, seen: None)
+
+
+def ends_without_syncing_the_note(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cursor, "end", lambda self, seen: self.write_note(NOTHING_IN_FLIGHT))
+
+
 def unlinks_before_meta_says_so(patch: pytest.MonkeyPatch) -> None:
     def eager(self: _Compaction, removable: Any) -> tuple[int, int]:
         meta, allowed = self._after(removable)
@@ -293,6 +301,9 @@ WRONG: list[tuple[Breakage, Scene]] = [
     (recovers_in_place, crashes(workload("recovery_of_a_torn_tail"))),
     (marks_as_durable_what_is_in_flight, crashes(workload("never"))),
     (moves_the_cursor_before_the_letter_is_kept, crashes(workload("rejects"))),
+    (moves_the_cursor_before_the_letter_is_kept, crashes(workload("retries"))),
+    (gives_out_again_what_is_not_counted, crashes(workload("retries"))),
+    (ends_without_syncing_the_note, scenes.a_clean_end_blames_nobody),
     (unlinks_before_meta_says_so, crashes(workload("compaction"))),
     (renames_before_the_content_is_synced, crashes(workload("rotations"))),
 ]
@@ -303,6 +314,10 @@ def test_a_wrong_order_is_noticed(breakage: Breakage, scene: Scene, monkeypatch:
     breakage(monkeypatch)
     with pytest.raises(Broken):
         scene(honest)
+
+
+def test_p5_a_clean_end_blames_nobody() -> None:
+    scenes.a_clean_end_blames_nobody(honest)
 
 
 @pytest.mark.parametrize("scene", [scenes.rot_frees_no_offsets, scenes.a_jump_survives_a_crash_before_it])

@@ -8,7 +8,7 @@ what was answered. Folding the marks gives `Expected`, which judges what a later
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ class Tracked:
     start: int | None = None
     asked: set[int] = field(default_factory=set)
     acked: set[int] = field(default_factory=set)
+    failed: dict[int, int] = field(default_factory=dict)  # how often, by offset
 
 
 @dataclass
@@ -110,6 +111,15 @@ class Expected:
 
     def _acked(self, name: str, offsets: Sequence[int]) -> None:
         self.consumers[name].acked.update(offsets)
+
+    def _failed(self, name: str, offset: int) -> None:
+        failed = self.consumers[name].failed
+        failed[offset] = failed.get(offset, 0) + 1
+
+    def _may_be_exhausted(self, name: str, offsets: Sequence[int]) -> None:
+        self.consumers[name].asked.update(offsets)
+        for offset in offsets:
+            self.rejected.setdefault(offset, None)
 
     def _reject(self, name: str, offset: int) -> None:
         self.consumers[name].asked.add(offset)
@@ -177,6 +187,16 @@ class Expected:
         first = start if tracked.start is None else tracked.start
         passed = {offset for offset, _ in records if offset >= first} - left - tracked.asked
         demand(not passed, f"never acked by {name!r} and taken for handled:", sorted(passed))
+
+    def check_failures(self, name: str, found: Mapping[int, int]) -> None:
+        """A failure that was answered for is never forgotten, while the message is to come again."""
+        tracked = self.consumers[name]
+        forgotten = {
+            offset: (count, found.get(offset, 0))
+            for offset, count in tracked.failed.items()
+            if offset not in tracked.asked and found.get(offset, 0) < count
+        }
+        demand(not forgotten, f"failed with {name!r}, and not counted:", forgotten)
 
     def check_letters(self, offsets: Sequence[int], handled: Iterable[int]) -> None:
         """Each diverted record is kept exactly once, and before it counts as handled."""

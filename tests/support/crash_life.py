@@ -27,6 +27,7 @@ class Life:
     ) -> None:
         self.disk = disk
         self.path = path
+        self.consumes: dict[str, Any] = options.pop("consumes", {})  # the options of every consumer
         self.options = {**SMALL, **options}
         self.lives = [seed, 0]
         self.names: list[str] = []  # consumers, as this life found them
@@ -34,8 +35,11 @@ class Life:
 
     def _open(self, through: Disk | None = None) -> seglog.Log[bytes]:
         self.lives[1] += 1
-        clock = ManualClock(seed=self.lives[0] * 1000 + self.lives[1])
-        return seglog.open(self.path, disk=through or self.disk, clock=clock, **self.options)
+        self.clock = ManualClock(seed=self.lives[0] * 1000 + self.lives[1])
+        return seglog.open(self.path, disk=through or self.disk, clock=self.clock, **self.options)
+
+    def consumer(self, name: str) -> seglog.Consumer[bytes]:
+        return self.log.consumer(name, **self.consumes)
 
     @property
     def always(self) -> bool:
@@ -64,7 +68,7 @@ class Life:
     def register(self, name: str) -> None:
         self.disk.mark(("register", name))
         start = self.log.first_offset
-        self.log.consumer(name)
+        self.consumer(name)
         self.disk.mark(("registered", name, start))
 
     def remove(self, name: str) -> None:
@@ -73,16 +77,42 @@ class Life:
         self.disk.mark(("removed", name))
 
     def ack(self, name: str, *offsets: int) -> None:
-        consumer = self.log.consumer(name)
+        consumer = self.consumer(name)
         self.disk.mark(("ack", name, offsets))
         consumer.ack(*offsets)
         self.disk.mark(("acked", name, offsets))
 
     def reject(self, name: str, offset: int) -> None:
-        consumer = self.log.consumer(name)
+        consumer = self.consumer(name)
         self.disk.mark(("reject", name, offset))
         consumer.reject(offset, reason="test")
         self.disk.mark(("rejected", name, offset))
+
+    def _received(self, name: str) -> seglog.Message[bytes]:
+        message = self.consumer(name).receive()
+        assert message is not None
+        return message
+
+    def nack(self, name: str) -> None:
+        """The next message fails."""
+        message = self._received(name)
+        self.consumer(name).nack(message)
+        self.disk.mark(("failed", name, message.offset))
+
+    def expire(self, name: str) -> None:
+        """The next message fails by its lease; it has failed for good once it is given out again."""
+        message = self._received(name)
+        self.clock.advance(self.consumes["lease"])
+        again = self._received(name)
+        demand((again.offset, again.attempts) == (message.offset, message.attempts + 1), "not given out again:", again)
+        self.disk.mark(("failed", name, message.offset))
+
+    def exhaust(self, name: str) -> None:
+        """The next message fails for the last time."""
+        message = self._received(name)
+        self.disk.mark(("reject", name, message.offset))
+        self.consumer(name).nack(message)
+        self.disk.mark(("rejected", name, message.offset))
 
     def compact(self) -> None:
         self.log.compact()  # what may be gone after it follows from the acks
@@ -127,9 +157,10 @@ class Life:
         self.names = list(self.log.consumers())
         expected.check_consumers(self.names)
         for name in self.names:
-            consumer = self.log.consumer(name)
+            consumer = self.consumer(name)
             self.disk.mark(("registered", name, self.log.first_offset))
             unacked = [m.offset for m in consumer.unacked()]
+            expected.check_failures(name, consumer._cursor.attempts)
             expected.check_unacked(name, 0, unacked, records)
             handled.update(offset for offset, _ in records if offset not in unacked)
         if expected.rejected:
@@ -142,7 +173,10 @@ class Life:
             offset = self.append(f"after life {self.lives[0]}: {number}".encode())
             expected.check_next_offset(offset)
         for name in self.names:
-            message = self.log.consumer(name).receive()
+            consumer = self.consumer(name)
+            if self.consumes:  # the crash may have been its last attempt
+                self.disk.mark(("may_be_exhausted", name, tuple(consumer._cursor.attempts)))
+            message = consumer.receive()
             if message is not None:
                 self.ack(name, message.offset)
         self.close()

@@ -107,6 +107,22 @@ def a_clean_end_is_durable(ignore: Ignore) -> None:
         demand(clean, "closed, and not clean:", image.label)
 
 
+def a_clean_end_blames_nobody(ignore: Ignore) -> None:
+    """A message that was given back by a clean end has not failed, whatever a power cut makes of the note of it."""
+    life = reopened(made()[0], 0, ignore)
+    life.append(text(0))
+    life.register("uploader")
+    life.consumer("uploader").receive()
+    life.append(text(1))
+    life.ack("uploader", 1)  # the note of the delivery is on the disk by now
+    life.close()
+    for image in lost_power(life.disk):
+        later = reopened(image, 1)
+        message = later.consumer("uploader").receive()
+        later.die()
+        demand(message is not None and message.attempts == 1, "blamed:", message, image.label)
+
+
 def the_start_never_goes_back(ignore: Ignore) -> None:
     """Row 15: a start that was shown stays, though the compaction that moved it was killed before its sync."""
     life = reopened(made()[0], 0)

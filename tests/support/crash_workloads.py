@@ -11,6 +11,7 @@ from tests.support.power_loss import Start, Workload
 
 ZSTD: dict[str, Any] = {"compression": "zstd"}
 NEVER: dict[str, Any] = {"durability": "never"}
+RETRIES: dict[str, Any] = {"consumes": {"max_attempts": 2, "lease": 10.0}}
 INTERVAL: dict[str, Any] = {"durability": "interval", "sync_interval": 3600.0}  # nothing but our own sync()
 
 
@@ -209,6 +210,22 @@ def rejects(life: Life) -> None:
     life.close()
 
 
+def retries(life: Life) -> None:
+    """Messages fail: by a nack, by a lease that ends, for the last time."""
+    life.register("uploader")
+    life.append_many([text(number) for number in range(5)])
+    life.nack("uploader")
+    life.exhaust("uploader")
+    life.expire("uploader")
+    life.ack("uploader", 1)
+    life.nack("uploader")
+    life.reopen()
+    life.exhaust("uploader")
+    life.expire("uploader")
+    life.ack("uploader", 4)
+    life.close()
+
+
 def interval_waiting(life: Life) -> None:
     """The thread that syncs does it; whoever must know waits for it."""
     life.reopen(sync_interval=0.001)
@@ -298,6 +315,7 @@ WORKLOADS = [
     Workload("interval_waiting", interval_waiting, INTERVAL, start=lambda: made(**INTERVAL), at_least=230),
     Workload("zeros", zeros, start=made, at_least=560),
     Workload("rejects", rejects, start=made, at_least=680),
+    Workload("retries", retries, RETRIES, start=made, again=1, at_least=1200),
     Workload("closing", closing, start=made, at_least=210),
     Workload("recovery_of_a_copy", recovery, start=killed_in_a_write, at_least=1150),
     Workload("recovery_of_a_torn_tail", recovery, start=torn_in_a_write, every_again=True, at_least=890),
