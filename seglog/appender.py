@@ -51,6 +51,7 @@ class Appender:
         self.visible = seen  # readers may read to here: the same, except under "never"
         self.on_progress: Callable[[], None] = _nothing
         self.on_rotation: Callable[[], None] = _nothing
+        self.make_room: Callable[[int, int], None] | None = None  # before so many records and bytes of body are written
         self.segment_bytes = options.segment_bytes
         self._catalog = catalog
         self._lock = lock
@@ -108,6 +109,8 @@ class Appender:
         writer = self.ready()
         records, flags, size = _gather(tickets)
         count = len(records)
+        if self.make_room is not None:
+            self.make_room(count, size)
         if writer.next_offset + count > L.OFFSET_MAX:
             raise LogFull(f"offsets end at {L.OFFSET_MAX}; start a new log")
         if self._outdated or not writer.has_room(size, count):

@@ -93,8 +93,8 @@ class Gauge:
         assert self._segment is not None
         return self._segment.header.bytes_before + self._position - L.DATA_START
 
-    def _enter(self, offset: int, end: Seen) -> None:
-        """Find the batch that holds `offset`, or nothing where the log begins behind it."""
+    def _enter(self, offset: int, end: Seen) -> SegmentReader | None:
+        """Find the batch that holds `offset`; None where the log begins behind it."""
         self.close()
         catalog = self._catalog
         for name in reversed(catalog.names[: catalog.index_of(offset) + 1]):
@@ -108,7 +108,8 @@ class Gauge:
                 segment.close()
                 raise
             self._segment = segment
-            return
+            return segment
+        return None
 
     def _limit(self, segment: SegmentReader, end: Seen) -> int:
         """Where the batches of a segment end."""
@@ -141,12 +142,9 @@ class Gauge:
             return self._sums[1]
         assert self._segment is not None
         count = header.count
-        lengths: tuple[int, ...] = ()
-        if header.codec == L.CODEC_NONE:
-            table = self._segment.file.read(self._position + L.BATCH_HEADER_BYTES, 4 * count)
-            if len(table) == 4 * count:
-                lengths = words(count).unpack(table)
-        if sum(lengths) + 8 * count == header.stored_length:
+        table = self._segment.file.read(self._position + L.BATCH_HEADER_BYTES, 4 * count)
+        lengths = words(count).unpack(table) if len(table) == 4 * count else ()
+        if header.codec == L.CODEC_NONE and sum(lengths) + 8 * count == header.stored_length:
             sums = array("q", accumulate((length + 8 for length in lengths), initial=0))
         else:  # compressed, or damaged
             sums = array("q", (header.stored_length * number // count for number in range(count + 1)))
@@ -165,8 +163,8 @@ class Gauge:
         try:
             segment = self._catalog.open(following)
         except DamageFound:
-            self._enter(offset, end)
-            return self._segment is not None and self._segment.name.segment_id > following.segment_id
+            found = self._enter(offset, end)
+            return found is not None and found.name.segment_id > following.segment_id
         self._segment.close()
         self._segment, self._position, self._offset = segment, L.DATA_START, following.base_offset
         return True

@@ -87,11 +87,14 @@ class Housekeeping(Generic[T]):
     def purge(self, commits: GroupCommit | None, appender: Appender | None) -> int:
         """See `Log.purge`."""
         source = self._source
+        catalog = source.catalog
+        catalog.refresh()
+        state, end = source.state(), source.durable().end_offset
+        records = catalog.records_between(state.start_offset, end, state.removed) - catalog.records_before(end)
         if commits is not None and appender is not None:
             commits.exclusively(lambda: _let_go_of_the_active_segment(appender))
-        source.catalog.refresh()
-        stop, state = source.durable().end_offset, source.state()
-        records = source.catalog.records_between(state.start_offset, stop, state.removed)
+        stop = source.durable().end_offset
+        records += catalog.records_before(stop)
         self.compact(stop)
         source.wake()
         return records

@@ -219,27 +219,28 @@ class Limits(Generic[T]):
 
     def _makes_room(self, need: Amount) -> bool:
         """Count anew; give back space, or drop, where that is what it takes."""
-        offset = self._count()
+        self._count()
         if self._has_room(need):
             return True
         if self.when_full == "drop_oldest":
-            self._drop(need, offset)
-        elif self._reclaimed != self._source.changes or self._source.clock.monotonic() >= self._reclaim_at:
+            return False
+        if self._reclaimed != self._source.changes or self._source.clock.monotonic() >= self._reclaim_at:
             self._reclaim()  # segments that are acked behind an unacked one count no more once they are gone
             self._reclaim_at = self._source.clock.monotonic() + RECLAIM_SECONDS
             self._reclaimed = self._source.changes
             self._count()
         return self._has_room(need)
 
-    def _count(self) -> int:
-        """How far the log may reach, and how far it is consumed: the first offset that somebody may still want."""
+    def _count(self) -> None:
+        """How far the log may reach, and how far it is consumed."""
         pending = self._pending()  # first: what is settled in between is then counted twice, not never
+        if self.when_full == "drop_oldest":  # the other records make room when it comes to writing
+            self._ahead, self._behind = pending, NOTHING
+            return
         self._ahead = self._written().plus(pending)
-        # Dropping what was consumed meanwhile harms nobody, so it does with older word of other processes.
-        standing = self._standing(fresh=self.when_full != "drop_oldest")
+        standing = self._standing(fresh=True)
         self._slowest = standing.slowest
         self._behind = self._before(standing.offset)
-        return standing.offset
 
     def _pending(self) -> Amount:
         """What is admitted and not settled."""
@@ -309,36 +310,45 @@ class Limits(Generic[T]):
 
     # -- dropping
 
-    def _drop(self, need: Amount, first: int) -> None:
-        """Give up just as many of the oldest records as it takes."""
-        assert self._ahead is not None
-        wanted, before = self._ahead.plus(need), self._behind
-        end, stop = self._appender.written, first
-        while stop < end.end_offset and not self._fits(wanted.minus(self._behind)):
-            stop = max(stop + 1, self._far_enough(wanted, stop, end))
-            self._behind = self._before(stop)
-        count = self._behind.records - before.records
-        if not count:
-            return
-        self._source.drop(first, stop, count)
+    def make_room(self, count: int, size: int) -> None:
+        """Before `count` records in `size` bytes of body are written: give up just as many of the oldest as it takes.
+
+        Called by the one who writes, so that what is there is known exactly. Raises StorageError.
+        """
+        with self._mutex, storage_errors("making room"):
+            wanted = self._written().plus(Amount(size + _BATCH_BYTES, count))
+            # Dropping what was consumed a moment ago harms nobody, so older word of other processes will do.
+            standing = self._standing(fresh=False)
+            behind = self._before(standing.offset)
+            if not self._fits(wanted.minus(behind)):
+                self._drop(wanted, standing, behind)
+
+    def _drop(self, wanted: Amount, standing: Standing, before: Amount) -> None:
+        end, stop, behind = self._appender.written, standing.offset, before
+        while stop < end.end_offset and not self._fits(wanted.minus(behind)):
+            stop = max(stop + 1, self._far_enough(wanted, behind, stop, end))
+            behind = self._before(stop)
+        count = behind.records - before.records
+        self._source.drop(standing.offset, stop, count)
         now = self._source.clock.monotonic()
         self._dropped += count
-        if now >= self._tell_at:
-            logger.warning("%d records were dropped to stay within the limit; %s", self._dropped, self._described())
+        if now >= self._tell_at and self._dropped:
+            who = f"consumer {standing.slowest!r} is the slowest" if standing.slowest else "no consumer is registered"
+            logger.warning("%d records were dropped to stay within the limit; %s", self._dropped, who)
             self._dropped, self._tell_at = 0, now + TELL_SECONDS
         if now >= self._reclaim_at:
             self._reclaim()
             self._reclaim_at = now + RECLAIM_SECONDS
 
-    def _far_enough(self, wanted: Amount, start: int, end: Seen) -> int:
+    def _far_enough(self, wanted: Amount, behind: Amount, start: int, end: Seen) -> int:
         """The first offset from `start` on by which both limits are kept, if no removed range lies before it."""
         stop = start
         if self.max_bytes is not None:
-            removed = self._behind.bytes - self._gauge.bytes_before(start, end)
+            removed = behind.bytes - self._gauge.bytes_before(start, end)
             stop = max(stop, self._gauge.offset_behind(wanted.bytes - self.max_bytes - removed, start, end))
         if self.max_records is not None:
             catalog = self._source.catalog
-            removed = self._behind.records - catalog.records_before(start)
+            removed = behind.records - catalog.records_before(start)
             stop = max(stop, catalog.offset_behind(wanted.records - self.max_records - removed, start))
         return min(stop, end.end_offset)
 

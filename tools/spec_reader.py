@@ -83,7 +83,7 @@ class Meta:
     consumers: dict[str, int] = field(default_factory=dict)
     removed: list[tuple[int, int, int, int]] = field(default_factory=list)
     repaired: list[Span] = field(default_factory=list)
-    dropped: Span = Span(0, 0)
+    dropped: Span = field(default_factory=lambda: Span(0, 0))
     dropped_records: int = 0
     retention_bytes: int | None = None
     retention_ns: int | None = None

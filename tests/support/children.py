@@ -157,3 +157,18 @@ def ack_when_told(say: Say, hear: Hear, path: str, name: str) -> None:
         while (told := hear()) != "end":
             consumer.ack(int(told))
             say("acked")
+
+
+def drain_when_told(say: Say, hear: Hear, path: str, name: str) -> None:
+    """Consume beside the writer whenever told to, up to the end; say what comes and what does not."""
+
+    def tell(gap: seglog.Gap) -> None:
+        say(f"gap {gap.first_offset} {gap.last_offset} {gap.reason}")
+
+    with seglog.open(path, "r") as log, log.consumer(name, on_gap=tell) as consumer:
+        say("open")
+        while hear() != "end":
+            assert log.first_offset >= 0  # a look at what the writer says now
+            for message in consumer.drain():
+                say(f"message {message.offset}")
+            say("drained")

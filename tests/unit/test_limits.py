@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,7 @@ def test_a_big_batch_is_not_overtaken_for_ever_by_small_ones(place: Place) -> No
 
 
 @pytest.mark.parametrize("limit", [{"max_records": 20}, {"max_bytes": 6000}])
-def test_p10_never_more_than_the_limit_with_eight_threads_at_once(place: Place, limit: dict[str, int]) -> None:
+def test_p10_never_more_than_the_limit_with_eight_threads_at_once(place: Place, limit: dict[str, Any]) -> None:
     log = place.open(**limit, when_full="block", segment_bytes=4096)
     consumer = log.consumer("c")
     over: list[str] = []
@@ -260,7 +261,7 @@ def test_p10_never_more_than_the_limit_with_eight_threads_at_once(place: Place, 
             consumer.ack(*consumer.receive_many(5, timeout=0.01))
 
     observer, eater = Worker(observe), Worker(consume)
-    for worker in [Worker(lambda seed=seed: produce(seed)) for seed in range(8)]:
+    for worker in [Worker(partial(produce, seed)) for seed in range(8)]:
         worker.ends()
     done.set()
     observer.ends()
