@@ -20,6 +20,7 @@ from seglog.errors import SeglogError
 from seglog.format import layout as L
 from seglog.format.batch import decode_header
 from seglog.format.checksum import crc32c
+from seglog.format.cursor_state import decode_note, encode_note
 from seglog.format.segment_header import decode_segment_header
 from seglog.format.slots import slot_length
 from seglog.testing import ManualClock
@@ -108,7 +109,10 @@ def _image(disk: MemoryDisk) -> Image:
 
 
 def _slots(content: bytes, size: int) -> bytes:
-    """Both slots, without the free space behind the second one."""
+    """Both slots, without the free space behind the second one; and a delivery note, if it says something."""
+    note = decode_note(content[L.NOTE_AT :])
+    if note is not None and note.in_flight:
+        return content[: L.NOTE_AT + len(encode_note(note))]
     return content[: size + slot_length(content[size : size + L.SLOT_HEADER.size])]
 
 
@@ -232,6 +236,19 @@ def consumers() -> Image:
 
 
 # -- after a crash
+
+
+def in_flight() -> Image:
+    """The process died with messages in flight: several of one consumer, and one alone that had failed before."""
+    made = Builder(31)
+    made.add(b"0", b"1", b"2", b"3", b"4", b"5", b"6")
+    uploader, archive = made.log.consumer("uploader"), made.log.consumer("archive")
+    messages = uploader.receive_many(6)
+    uploader.ack(messages[1])
+    uploader.nack(messages[3])
+    archive.nack(*archive.receive_many(2))
+    archive.receive()
+    return {path: content for path, content in made.killed().items() if not path.startswith("dead/")}
 
 
 def killed() -> Image:
@@ -415,6 +432,7 @@ KINDS: tuple[Callable[[], Image], ...] = (
     sealed,
     many_segments,
     consumers,
+    in_flight,
     killed,
     torn_tail,
     jump,

@@ -33,6 +33,7 @@ BATCH_HEADER = struct.Struct("<4sBBHIIIIQQQQII")  # §6.1
 BLOCK = struct.Struct("<QQIHH")  # §6.3
 SLOT = struct.Struct("<8sHHIQ16sII")  # §7.1
 CURSOR = struct.Struct("<QQIIQQIII")  # §7.3
+NOTE = struct.Struct("<8sIIII")  # §7.4
 HINT = struct.Struct("<8sQIIQQQ16s")  # §8
 ENVELOPE = struct.Struct("<8sBBHIQQQIIQQHIIH")  # §9
 SEGMENT_NAME = re.compile(r"([0-9]{20})-([0-9a-f]{8})\.seg")  # §3
@@ -91,6 +92,14 @@ class Meta:
     whole: bool = False
 
 
+class Note(NamedTuple):
+    """§7.4."""
+
+    in_flight: int
+    attempt: int
+    ranges: list[Span]
+
+
 @dataclass(frozen=True)
 class Cursor:
     """§7.3. With `ok` False the consumer begins again at the start offset of the log."""
@@ -102,6 +111,8 @@ class Cursor:
     seen_id: int = NONE32
     seen_position: int = 0
     seen_offset: int = 0
+    failed: dict[int, int] = field(default_factory=dict)
+    note: Note | None = None
 
     @property
     def known(self) -> int:
@@ -648,7 +659,20 @@ def read_cursor(folder: Dir, name: str, log_id: bytes, start: int) -> Cursor:
     if len(raw) != 52 + n + 16 * a + 12 * f or raw[52 : 52 + n] != name.encode():
         return bad
     acked = [Span(*struct.unpack_from("<QQ", raw, 52 + n + 16 * i)) for i in range(a)]
-    return Cursor(name, watermark, True, acked, seen_id, position, offset)
+    failed = dict(struct.unpack_from("<QI", raw, 52 + n + 16 * a + 12 * i) for i in range(f))
+    return Cursor(name, watermark, True, acked, seen_id, position, offset, failed, read_note(folder, name))
+
+
+def read_note(folder: Dir, name: str) -> Note | None:
+    """§7.4: what was in flight, if the note holds."""
+    raw = (folder.read(name + ".cursor", ((352256, 280),)) or (0, [b""]))[1][0]
+    if len(raw) < 24 or raw[:8] != b"\x89SLN\r\n\x1a\n":
+        return None
+    _, in_flight, attempt, r, crc = NOTE.unpack_from(raw)
+    ranges = raw[24 : 24 + 16 * r]
+    if r > 16 or len(ranges) != 16 * r or _crc(ranges, _crc(raw[:20])) != crc:
+        return None
+    return Note(in_flight, attempt, [Span(*struct.unpack_from("<QQ", ranges, 16 * i)) for i in range(r)])
 
 
 def read_hint(folder: Dir) -> Hint | None:

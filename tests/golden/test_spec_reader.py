@@ -16,6 +16,9 @@ import pytest
 
 import seglog
 from seglog.errors import SeglogError
+from seglog.format import layout as L
+from seglog.format.cursor_state import decode_cursor, decode_note
+from seglog.format.slots import decode_slot
 from seglog.model import OffsetRange
 from seglog.verify import verify
 from tools import make_golden, spec_reader
@@ -145,6 +148,26 @@ def test_both_say_the_same_of_a_golden_directory(name: str) -> None:
     ours, theirs = library_says(image), spec_reader_says(GOLDEN / name / "log")
     if isinstance(ours, Said) and isinstance(theirs, Said):
         assert ours.well is theirs.well
+
+
+def test_both_read_the_same_in_the_cursor_of_a_process_that_died() -> None:
+    image = load("in_flight")
+    cursors = spec_reader.check(str(GOLDEN / "in_flight" / "log")).cursors
+    assert sorted(cursors) == ["archive", "uploader"]
+    for name, theirs in cursors.items():
+        content = image[f"cursors/{name}.cursor"]
+        slots = [decode_slot(content[at : at + L.CURSOR_SLOT_BYTES]) for at in (0, L.CURSOR_SLOT_BYTES)]
+        state = decode_cursor(max((slot.generation, slot.payload) for slot in slots if slot is not None)[1])
+        note = decode_note(content[L.NOTE_AT :])
+        assert note is not None
+        assert theirs.ok
+        assert (theirs.watermark, theirs.acked, theirs.failed) == (
+            state.watermark,
+            list(state.acked),
+            dict(state.attempts),
+        )
+        assert theirs.note == (note.in_flight, note.attempt, list(note.ranges))
+    assert cursors["archive"].note == (1, 2, [(0, 1)])
 
 
 def damaged(image: Image, chance: random.Random) -> Image:
