@@ -2,9 +2,6 @@
 over (FORMAT.md §7.4, §10.3, §10.10).
 
 Not thread-safe; the consumer serialises. Nothing here acks: the position moves only over gaps and dead letters.
-
-After the process before has died, what it had in flight is doubtful: each of these messages is given out alone, so
-that the one which kills its process is found, and the others are not blamed.
 """
 
 from __future__ import annotations
@@ -14,13 +11,12 @@ from typing import Generic, TypeVar
 
 from seglog.cursor import Cursor
 from seglog.diversion import Diversion
+from seglog.doubt import Doubt, blamed, note_of
 from seglog.errors import DeadLetterWriteFailed
 from seglog.flight import Flight
-from seglog.format.cursor_state import DeliveryNote
 from seglog.format.extended import due_and_expiry
-from seglog.format.layout import CURSOR_RANGES_MAX, NOTE_RANGES_MAX, OFFSET_MAX
+from seglog.format.layout import CURSOR_RANGES_MAX, OFFSET_MAX
 from seglog.haul import NO_LIMIT, Haul
-from seglog.intervals import Intervals
 from seglog.lookup import Lookup
 from seglog.model import Gap, Message, plain_messages
 from seglog.reader import Hole, Run, given_up
@@ -48,26 +44,17 @@ class Delivery(Generic[T]):
         self._run: Run | None = None  # what the scan gave last
         self._at = 0  # the offset in it that comes next
         self._held: Hole | None = None  # met, and not yet dealt with
-        self._doubtful = Intervals()
-        self._alone: int | None = None  # the doubtful one that is in flight
+        self._doubt = Doubt()
         self._trouble: DeadLetterWriteFailed | None = None
         self.flight = Flight(policy.lease)
         self._waiting = Waiting(source, cursor, self.flight)
         self._floor = 0  # nothing below it comes any more
         self.diversion = Diversion(source, cursor)
         self.awaited = 0  # the offset that must become visible before there is more to give
-        self._learn(cursor.note)
-
-    def _learn(self, note: DeliveryNote) -> None:
-        """What the opening before left in flight, if it did not end well."""
-        cursor, ranges = self._cursor, note.ranges if note.in_flight else ()
-        alone = ranges[0][0] if note.in_flight == 1 and ranges else None
-        # A delivery that was counted as failed before the death is not counted twice.
-        if alone is not None and not cursor.handled(alone) and cursor.attempts.get(alone, 0) + 1 == note.attempt:
-            self._fail([alone])
-        for first, stop in ranges:
-            for start, end in cursor.unhandled(first, stop):
-                self._doubtful.add(start, end)
+        guilty = blamed(cursor.note, cursor)
+        if guilty is not None:
+            self._fail([guilty])
+        self._doubt.learn(cursor.note, cursor)
 
     # -- what is in flight
 
@@ -102,33 +89,26 @@ class Delivery(Generic[T]):
         """first .. stop-1 were answered: nothing in here waits for them or doubts them any more."""
         self.flight.land(first, stop)
         self._waiting.drop(first, stop)
-        if self._doubtful:
-            self._doubtful.remove(first, stop)
-            if self._alone is not None and first <= self._alone < stop:
-                self._alone = None
+        self._doubt.answered(first, stop)
 
     def put_back(self, messages: Sequence[Message[T]]) -> None:
         """These were not given out after all: they come first the next time."""
         for message in messages:
             self.flight.land(message.offset, message.offset + 1)
             self._waiting.put(message.offset, 0.0)
-        if self._alone is not None and self._alone not in self.flight:
-            self._alone = None
+        if self._doubt.alone is not None and self._doubt.alone not in self.flight:
+            self._doubt.alone = None
         self.note()
 
     def note(self) -> None:
         """Write down what is in flight, for the case that this process dies."""
-        count, attempt = self.flight.count, 0
-        ranges = self.flight.ranges(NOTE_RANGES_MAX)
-        if count == 1:
-            attempt = 1 + self._cursor.attempts.get(ranges[0][0], 0)
-        self._cursor.write_note(DeliveryNote(count, attempt, ranges))
+        self._cursor.write_note(note_of(self.flight, self._cursor))
 
     def seek(self, offset: int) -> None:
         """Begin anew at `offset`."""
         self._scan.seek(offset)
-        self._run = self._held = self._alone = None
-        self.flight, self._doubtful = Flight(self._policy.lease), Intervals()
+        self._run = self._held = None
+        self.flight, self._doubt = Flight(self._policy.lease), Doubt()
         self._waiting = Waiting(self._source, self._cursor, self.flight)
 
     def close(self) -> None:
@@ -154,10 +134,9 @@ class Delivery(Generic[T]):
         self.awaited = OFFSET_MAX
         self._trouble = None
         self._overtaken()
-        self._doubtful.remove(0, self._cursor.watermark)
         limit = min(limit, self._max_in_flight - self.flight.count)
         haul: Haul[T] = Haul(limit, NO_LIMIT if max_bytes is None else max_bytes)
-        if limit <= 0 or self._alone is not None:
+        if limit <= 0 or self._doubt.alone is not None:
             return haul.messages
         try:
             self._cursor.keep_counts(self._source.durable)
@@ -184,12 +163,12 @@ class Delivery(Generic[T]):
 
     def _must_wait(self, offset: int) -> bool:
         """A doubtful message goes alone. It waits for those in flight, and all others wait with it."""
-        return self.flight.count > 0 and offset in self._doubtful
+        return self.flight.count > 0 and offset in self._doubt
 
     def _fly(self, first: int, stop: int) -> None:
         self.flight.start(first, stop, self._source.clock.monotonic())
-        if first in self._doubtful:
-            self._alone = first
+        if first in self._doubt:
+            self._doubt.alone = first
 
     # What waited
 
@@ -198,7 +177,7 @@ class Delivery(Generic[T]):
         aside: list[int] = []
         end = self._scan.offset if self._run is None else self._at
         try:
-            while haul.left and self._alone is None and len(aside) < _ASIDE_MAX:
+            while haul.left and self._doubt.alone is None and len(aside) < _ASIDE_MAX:
                 offset = self._waiting.take(end)
                 if offset is None:
                     if not aside:
@@ -212,7 +191,7 @@ class Delivery(Generic[T]):
         finally:
             for offset in aside:
                 self._waiting.put(offset, 0.0)
-        return haul.left > 0 and self._alone is None
+        return haul.left > 0 and self._doubt.alone is None
 
     def _take_again(self, haul: Haul[T], offset: int) -> bool:
         """Take one message out of its turn. False if it does not fit any more; then nothing has happened."""
@@ -249,7 +228,7 @@ class Delivery(Generic[T]):
 
     def _take_new(self, haul: Haul[T]) -> None:
         """Messages from the scan, gaps handled on the way, until the haul is full or the end is reached."""
-        while haul.left and self._alone is None:
+        while haul.left and self._doubt.alone is None:
             run = self._run
             if run is None:
                 item = self._next_item(bool(haul.messages))
@@ -302,11 +281,9 @@ class Delivery(Generic[T]):
         stop = self.flight.ground(first, stop)[1]
         free = self._free()
         stop = min(stop, first + free) if free > 0 else first + self._storable(first)
-        if self._doubtful:
-            if first in self._doubtful:
-                return first if self._must_wait(first) else min(stop, first + 1)
-            stop = next(self._doubtful.holes(first, stop))[1]
-        return haul.fitting(run, first, stop)
+        if self._must_wait(first):
+            return first
+        return haul.fitting(run, first, self._doubt.first_part(first, stop))
 
     def _take_records(self, haul: Haul[T], run: Run, stop: int) -> None:
         """Those from where we are up to `stop`; what is expired, not yet due or undecodable is dealt with here."""
