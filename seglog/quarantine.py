@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from seglog.clock import Clock
 from seglog.disk.base import Directory, File
-from seglog.format.names import QUARANTINE, TEMPORARY, is_temporary
+from seglog.format.names import META, OURS, QUARANTINE, TEMPORARY, is_temporary
 from seglog.model import RepairAction
 
 _CHUNK_BYTES = 1 << 20
@@ -49,7 +49,7 @@ class Quarantine:
                 names = directory.list()
                 known = set(_known(directory, names))
             fresh = [action for action in actions if action.length and self._is_fresh(action, known)]
-            if not fresh and not known:
+            if not fresh:
                 return None
             directory = self._root.directory(QUARANTINE, create=True)
             handles.callback(directory.close)
@@ -57,13 +57,39 @@ class Quarantine:
                 if is_temporary(name):
                     directory.unlink(name)  # of a repair that was cut short
             number = f"{max((int(n[:6]) for n in names if n[:6].isdecimal()), default=0) + 1:06d}"
-            if fresh:
-                self._write(directory, number, fresh)
-            # Without the names a power cut after the repair leaves no evidence. Also where all is known: whoever wrote
-            # it may have been killed before its own sync.
+            self._write(directory, number, fresh)
+            # Without the names a power cut after the repair leaves no evidence.
             directory.sync()
             self._root.sync()
-            return f"{QUARANTINE}/{number}{_MANIFEST}" if fresh else None
+            return f"{QUARANTINE}/{number}{_MANIFEST}"
+
+    def confirm(self) -> None:
+        """What earlier repairs did is durable on return: one may have been killed before its own syncs, and what is
+        read now stands in the page cache only."""
+        with ExitStack() as handles:
+            files, directories = {META}, [self._root]
+            if QUARANTINE in self._root.list():
+                directory = self._root.directory(QUARANTINE)
+                handles.callback(directory.close)
+                directories.append(directory)
+                files |= {known.file for known in _known(directory, directory.list())}
+            for path in sorted(files):
+                *parents, name = path.split("/")
+                directory = self._root
+                try:
+                    for parent in parents:
+                        directory = directory.directory(parent)
+                        handles.callback(directory.close)
+                    file = directory.open(name, write=True)
+                except FileNotFoundError:
+                    continue
+                directories.append(directory)
+                try:
+                    file.datasync()
+                finally:
+                    file.close()
+            for directory in directories:
+                directory.sync()
 
     def _is_fresh(self, action: RepairAction, known: set[_Known]) -> bool:
         digest = sha256()
@@ -162,9 +188,16 @@ def _known(directory: Directory, names: Sequence[str]) -> Iterator[_Known]:
         try:
             manifest = json.loads(text)
             if _size(directory, names, manifest["evidence"]) == manifest["size"]:
-                yield from [_Known(item["file"], item["position"], item["sha256"]) for item in manifest["items"]]
+                found = [_Known(item["file"], int(item["position"]), str(item["sha256"])) for item in manifest["items"]]
+                yield from [known for known in found if _leads_into_the_log(known.file)]
         except (ValueError, KeyError, TypeError):
             continue
+
+
+def _leads_into_the_log(path: object) -> bool:
+    """Anybody may have written a manifest."""
+    parts = path.split("/") if isinstance(path, str) else [""]
+    return parts[0] in OURS and not {"", ".", ".."}.intersection(parts)
 
 
 def _size(directory: Directory, names: Sequence[str], name: object) -> int:

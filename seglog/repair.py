@@ -152,6 +152,7 @@ class _Repair:
 
     def run(self, lock: LockFile) -> RepairReport:
         """Do it, under the writer's lock."""
+        self.quarantine.confirm()
         log, dead = self._look(alone=True)
         found = _all(log, dead)
         if any(action.action for action in found):
@@ -241,13 +242,19 @@ class _Repair:
         restored: in a file that was cut short, what is written behind other damage may prove that to be nothing but
         lost zeros.
         """
+        audit = self._audited(root, below)
         for _ in range(_RESTORATIONS):
-            audit = Audit(self.disk, root, self.progress, alone=True).run()
-            self._keep(list(actions(audit, below)))
             spoilt = [found for found in audit.findings if found.patches]
             if not spoilt:
                 break
             self._restore(spoilt, opened.segments)
+            audit = self._audited(root, below)
+        return audit
+
+    def _audited(self, root: Directory, below: str) -> Audit:
+        """All that it names is kept on return."""
+        audit = Audit(self.disk, root, self.progress, alone=True).run()
+        self._keep(list(actions(audit, below)))
         return audit
 
     def _restore(self, spoilt: Sequence[Finding], segments: Directory) -> None:

@@ -66,17 +66,22 @@ def audit_dead(disk: Disk, root: Directory, *, alone: bool = False) -> Audit | N
     except FileNotFoundError:
         return None
     try:
-        for _ in range(_LOOKS):
-            audit = Audit(disk, dead, alone=alone)
-            try:
-                audit.run()
-            except NotALog as error:
-                audit.warnings.append(str(error))
+        audit = _audited(Audit(disk, dead, alone=alone))
+        for _ in range(_LOOKS - 1):
             if audit.well or alone:
                 break
+            audit = _audited(Audit(disk, dead, alone=alone))
         return audit
     finally:
         dead.close()
+
+
+def _audited(audit: Audit) -> Audit:
+    try:
+        return audit.run()
+    except NotALog as error:
+        audit.warnings.append(str(error))
+        return audit
 
 
 def _report(audit: Audit, dead: Audit | None, dead_letters: int) -> VerifyReport:

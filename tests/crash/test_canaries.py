@@ -104,6 +104,9 @@ SYNCS = [
     Canary("quarantine.Quarantine._write manifest.sync", repair_scenes.a_repair_is_cut_short),
     Canary("quarantine.Quarantine.keep directory.sync", repair_scenes.a_repair_is_cut_short),
     Canary("quarantine.Quarantine.keep self._root.sync", repair_scenes.what_is_kept_stays),
+    Canary("quarantine.Quarantine.confirm file.datasync", repair_scenes.killed_and_then_the_power_fails),
+    Canary("quarantine.Quarantine.confirm directory.sync", repair_scenes.killed_and_then_the_power_fails),
+    Canary("repair._Repair.run self.quarantine.confirm", repair_scenes.killed_and_then_the_power_fails),
     Canary("repair._Repair._restore file.datasync", repair_scenes.a_repair_stays),
     # Dead letters are a log of their own: the same commit, there.
     Canary("segment_writer.SegmentWriter.sync self.file.datasync", crashes(workload("rejects")), "/dead/segments/"),

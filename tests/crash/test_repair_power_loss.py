@@ -31,6 +31,10 @@ def test_p6_f78_a_repair_may_lose_power_at_every_step() -> None:
     assert scenes.crash_everywhere(honest) > 120
 
 
+def test_f17_a_killed_repair_and_a_power_cut_after_the_next_one() -> None:
+    scenes.killed_and_then_the_power_fails(honest)
+
+
 def test_f77_damage_among_the_dead_letters_is_declared_for_good() -> None:
     scenes.damage_among_the_dead_letters(honest)
 

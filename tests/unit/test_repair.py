@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import random
@@ -98,7 +99,7 @@ def test_p6_f78_a_damaged_record_is_kept_diverted_and_declared(place: Place) -> 
     assert after.ok
     assert not after.acknowledged_loss
     assert after.repaired == report.repaired
-    assert after.damage == after.suspect == after.missing == ()
+    assert (after.damage, after.suspect, after.missing) == ((), (), ())
     assert holds(kept(disk_of(place), place.path), FIRST, b"ROT!rd 3")
     gaps: list[seglog.Gap] = []
     with place.open() as log:
@@ -460,19 +461,20 @@ def test_p12_a_link_in_the_log_leads_nowhere(name: str, tmp_path: Path) -> None:
 def test_manifests_that_are_noise_are_no_evidence(place: Place) -> None:
     damaged(place)
     directory = disk_of(place).open(f"{place.path}/quarantine", create=True)
-    for number, text in enumerate(
-        (b"", b"[]", b"\xff", b'{"evidence": 1}', b'{"evidence": "x", "size": 0, "items": 3}')
-    ):
+    item = {"file": "../../outside", "position": 0, "sha256": ""}
+    items = [3, [item], *([{**item, "file": name, "position": {}}] for name in ([1], "segments/none", "meta"))]
+    lies = [json.dumps({"evidence": "x", "size": 0, "items": each}).encode() for each in items]
+    for number, text in enumerate((b"", b"[]", b"\xff", b'{"evidence": 1}', *lies)):
         file = directory.open(f"00000{number}.manifest.json", create=True)
         file.write(0, text)
         file.close()
     directory.open("x", create=True).close()
-    directory.open("000009.evidence.tmp", create=True).close()
+    directory.open("000029.evidence.tmp", create=True).close()
     directory.close()
     report = repaired(place)
     assert report.ok
-    assert report.quarantine == ("quarantine/000010.manifest.json",)
-    assert "quarantine/000009.evidence.tmp" not in everything(place)
+    assert report.quarantine == ("quarantine/000030.manifest.json",)
+    assert "quarantine/000029.evidence.tmp" not in everything(place)
 
 
 # Whatever fails
