@@ -104,6 +104,7 @@ MODULES = {
     "verify": Row(6, ("audit",)),
     "repair": Row(6, ("audit", "quarantine", "verify")),
     "quarantine": Row(6),
+    "aio/*": Row(7, ("aio/*",)),
     "forward/*": Row(7, ("forward/*",)),
     "cli/*": Row(8, ("cli/*", "demo/*", "__init__")),
     "demo/*": Row(8, ("demo/*", "__init__")),
@@ -115,6 +116,7 @@ MODULES = {
 FREE = ("cli/*", "demo/*")  # programs, not the log: they may print, sleep and start processes
 FILES = ("disk/local", "forward/*", *FREE)
 THREADS = (
+    "aio/*",
     "group_commit",
     "limits",
     "housekeeping",
@@ -138,7 +140,7 @@ IMPORT_HOMES = {
     "random": ("clock", *FREE),
     "secrets": ("clock", *FREE),
     "threading": THREADS,
-    "asyncio": ("aio",),
+    "asyncio": ("aio/*",),
     "fcntl": FILES,
     "shutil": FILES,
     "tempfile": FILES,
