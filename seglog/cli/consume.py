@@ -64,7 +64,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="WHERE",
         help="where a new name begins: earliest, latest, an offset or an ISO 8601 time (default: earliest)",
     )
-    parser.add_argument("-n", type=arguments.count, metavar="N", help="stop after N messages (default: no limit)")
+    parser.add_argument(
+        "-n",
+        type=arguments.count,
+        metavar="N",
+        help="stop after N messages, with --exec after N runs (default: no limit)",
+    )
     parser.add_argument("--follow", action="store_true", help="at the end, wait for more until stopped")
     messages.add_options(parser)
     _add_exec(parser)

@@ -81,7 +81,7 @@ _shtab_seglog_consume_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--consumer[whose position to use\; a new name is registered, and the log then keeps what it has not handled]:NAME:"
   "--start[where a new name begins\: earliest, latest, an offset or an ISO 8601 time (default\: earliest)]:WHERE:"
-  "-n[stop after N messages (default\: no limit)]:N:"
+  "-n[stop after N messages, with --exec after N runs (default\: no limit)]:N:"
   "--follow[at the end, wait for more until stopped]"
   "--delimiter[written after each payload\; knows \\0 \\n \\r \\t \\\\ \\xNN\; may be empty (default\: \\n)]:STRING:"
   "--json[one object per line\: offset, id, timestamp (Unix seconds), attempts, key, headers, payload\; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead]"
