@@ -54,9 +54,9 @@ def interrupted(
     return interrupt, result, error
 
 
-def every_place() -> Iterator[tuple[int, Place]]:
+def every_place(step: int = 1) -> Iterator[tuple[int, Place]]:
     """Every place, each with a disk of its own in memory; a test leaves when nothing was struck."""
-    for place in range(PLACES_MAX):
+    for place in range(0, PLACES_MAX * step, step):
         yield place, Place("log", MemoryDisk())
     raise AssertionError("it never ends")
 
@@ -210,21 +210,31 @@ def test_f63_a_close_that_is_interrupted_anywhere_may_be_repeated_and_nothing_is
             return
 
 
-@pytest.mark.parametrize("what", ["ack", "nack", "reject"])
+ANSWERS: dict[str, Callable[[Any, Any], None]] = {
+    "ack": lambda consumer, message: consumer.ack(message),
+    "nack": lambda consumer, message: consumer.nack(message),
+    "nack later": lambda consumer, message: consumer.nack(message, delay=60),
+    "extend": lambda consumer, message: consumer.extend(message, seconds=60),
+    "reject": lambda consumer, message: consumer.reject(message),
+}
+
+
+@pytest.mark.parametrize("what", ANSWERS)
 def test_f63_an_answer_that_is_interrupted_anywhere_counts_or_does_not(what: str) -> None:
-    for place, at in every_place():
+    for place, at in every_place(step=7 if what == "reject" else 1):  # that opens a log of its own
         with at.open() as log:
             log.append_many([b"a", b"b", b"c"])
-            consumer = log.consumer("c")
+            consumer = log.consumer("c", lease=3600)
             first, second, _ = consumer.receive_many(3)
-            interrupt, _, error = interrupted(lambda c=consumer, m=first: getattr(c, what)(m), place)  # type: ignore[misc]
+            interrupt, _, error = interrupted(lambda c=consumer, m=first: ANSWERS[what](c, m), place)  # type: ignore[misc]
             left = offsets(consumer.unacked())
-            outcomes = [[0, 1, 2]] if what == "nack" or error else []
+            outcomes = [[0, 1, 2]] if what in ("nack", "nack later", "extend") or error else []
             assert left in [*outcomes, [1, 2]], interrupt.struck
             try:
                 bounded(lambda c=consumer, m=second: c.ack(0, m))  # type: ignore[misc]
             except seglog.LogFailed:  # its sync was interrupted: what the file holds is known when it is opened again
-                consumer.close()
+                with contextlib.suppress(seglog.LogFailed):
+                    consumer.close()
                 log.consumer("c").ack(0, 1)
         with at.open() as log:
             assert offsets(log.consumer("c").unacked()) == [2], interrupt.struck
@@ -268,3 +278,80 @@ def test_f63_an_open_that_is_interrupted_anywhere_lets_go_of_the_lock_and_its_fi
         if not interrupt.struck:
             break
     assert seglog.verify(directory).ok
+
+
+FILLED = range(24)  # offsets in six segments
+
+
+def filled(at: Place, **options: Any) -> seglog.Log[bytes]:
+    """Six segments; one consumer that has acked the first two of them and more, one that holds a message."""
+    log = at.open(segment_bytes=4096, **options)
+    for number in range(0, len(FILLED), 4):
+        log.append_many([b"%d" % n + bytes(900) for n in range(number, number + 4)])
+    log.consumer("c").ack(*range(10))
+    return log
+
+
+Found = tuple[list[int], dict[str, list[int]]]  # offsets that can be read, and those that each consumer gets
+END = len(FILLED)
+LEFT = list(FILLED)[10:]
+NOT_DONE: Found = (LEFT, {"c": LEFT})
+
+CHANGES: dict[str, tuple[Callable[[seglog.Log[bytes]], Any], list[Found]]] = {  # and what may be found if it is done
+    "compact": (lambda log: log.compact(), []),
+    "purge": (lambda log: log.purge(), [([], {"c": []})]),
+    "seek": (lambda log: log.consumer("c").seek(20), [(LEFT, {"c": [20, 21, 22, 23]})]),
+    "seek back": (lambda log: log.consumer("c").seek("earliest"), [(LEFT, {"c": list(FILLED)})]),
+    "register": (lambda log: log.consumer("new", start=12), [(LEFT, {"c": LEFT, "new": list(range(12, END))})]),
+    "remove": (lambda log: log.remove_consumer("c"), [(LEFT, {})]),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_f63_a_change_that_is_interrupted_anywhere_is_done_or_not_done(what: str, tmp_path: Path) -> None:
+    work, outcomes = CHANGES[what]
+    # A lock on a file that nobody has any more is let go by the real disk alone.
+    places = some_places(tmp_path) if what in ("register", "remove") else every_place(step=23)
+    struck = 0
+    for place, at in places:
+        log = filled(at)
+        interrupt = interrupted(lambda log=log: work(log), place)[0]  # type: ignore[misc]
+        struck += bool(interrupt.struck)
+        gc.collect()  # the traceback held what was open
+        with contextlib.suppress(seglog.LogFailed, seglog.LogClosed):  # its sync was interrupted: known after reopening
+            assert isinstance(bounded(log.stats), seglog.LogStats)
+        closed(log)
+        assert at.verify().ok, interrupt.struck
+        with at.open(segment_bytes=4096) as log:
+            assert (log.report.damage, log.report.missing, log.report.suspect) == ((), (), ()), interrupt.struck
+            there = [offset for offset in offsets(log.read(on_gap=lambda gap: None)) if offset >= LEFT[0]]
+            found = there, {name: offsets(log.consumer(name).drain()) for name in log.consumers()}
+            assert found in [NOT_DONE, *outcomes], interrupt.struck
+            assert log.compact().remaining
+            assert log.append(b"y") == END
+        if not interrupt.struck:
+            assert found in (outcomes or [NOT_DONE])
+            assert struck > 5
+            return
+
+
+def test_f63_an_append_that_drops_the_oldest_and_is_interrupted_anywhere_is_in_or_out() -> None:
+    for place, at in every_place(step=3):
+        log = filled(at, max_records=14, when_full="drop_oldest")
+        interrupt, _, _ = interrupted(lambda log=log: log.append(b"x"), place)  # type: ignore[misc]
+        goes_on = accepted(log, b"next")
+        closed(log)
+        assert at.verify().ok, interrupt.struck
+        with at.open(segment_bytes=4096) as log:
+            gaps: list[seglog.Gap] = []
+            there = [m.payload for m in log.read(10, on_gap=gaps.append)]
+            after = [b"x", b"next"][: 1 + goes_on]
+            appended = [value for value in there if value in (b"x", b"next")]
+            assert appended in (after, after[1:]), interrupt.struck
+            assert len(there) >= 14 - 2, interrupt.struck
+            assert {gap.reason for gap in gaps} <= {"dropped"}, interrupt.struck
+            assert there[: len(there) - len(appended)] == [
+                b"%d" % n + bytes(900) for n in range(len(FILLED) - len(there) + len(appended), len(FILLED))
+            ], interrupt.struck
+        if not interrupt.struck:
+            return

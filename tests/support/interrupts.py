@@ -9,7 +9,8 @@ from __future__ import annotations
 import dis
 import os
 import sys
-from types import FrameType
+from functools import cache
+from types import CodeType, FrameType
 from typing import Any
 
 import seglog
@@ -21,13 +22,24 @@ _LOOKS = frozenset(
 )
 
 
+@cache
+def _handlers(code: CodeType) -> list[tuple[int, int, int]]:
+    """Where exceptions go: from instruction, to before, handler; innermost first."""
+    entries = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    return sorted(((e.start, e.end, e.target) for e in entries), key=lambda entry: entry[1] - entry[0])
+
+
+def _handler(code: CodeType, at: int) -> int:
+    return next((target for start, end, target in _handlers(code) if start <= at < end), -1)
+
+
 class Interrupt:
     """A context in which one Ctrl-C strikes. `struck` says where, "" if the work was over before."""
 
     def __init__(self, place: int, *, in_disk: bool = False) -> None:
         self._outside = "\0" if in_disk else DISK
         self._left = place
-        self._after: dict[FrameType, bool] = {}
+        self._after: dict[FrameType, int] = {}  # where the interpreter has just looked; -1: it has not
         self.struck = ""
 
     def __enter__(self) -> Interrupt:
@@ -46,12 +58,13 @@ class Interrupt:
             if self._in_finalizer(frame):
                 return None
             frame.f_trace_opcodes = True
-            self._after[frame] = True  # the interpreter looks when a function begins
+            self._after[frame] = 0  # the interpreter looks when a function begins
             return self._trace
         if event == "opcode" and not self.struck:
-            due = self._after.get(frame, False)
-            self._after[frame] = frame.f_code.co_code[frame.f_lasti] in _LOOKS
-            if due:
+            looked = self._after.get(frame, -1)
+            self._after[frame] = frame.f_lasti if frame.f_code.co_code[frame.f_lasti] in _LOOKS else -1
+            # What is raised there is handled as of there; here, one instruction later, a `with` may be left already.
+            if looked >= 0 and _handler(frame.f_code, looked) == _handler(frame.f_code, frame.f_lasti):
                 self._left -= 1
                 if self._left < 0:
                     self.struck = f"{os.path.basename(file)}:{frame.f_lineno}"
