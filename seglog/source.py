@@ -59,7 +59,7 @@ class Source(Generic[T]):
     _waiting: int = 0
     listeners: list[Callable[[], None]] = field(default_factory=list)  # called when somebody who waits should look
     changes: int = 0  # goes up with everything that somebody may wait for
-    _state: MetaState | None = None
+    _said: MetaState | None = None  # what `meta` said last
     _floor: int = 0  # nothing below it is given out: what `meta` said last, or what was dropped since
     _dropped: tuple[int, int] = (0, 0)  # as in `meta`, with what it does not have yet
     _dropped_records: int = 0
@@ -83,9 +83,10 @@ class Source(Generic[T]):
         else:
             names = self.catalog.names
             state = MetaState(names[0].base_offset if names else 0)
-        state = self.overlaid(state, self._floor)
-        self._state, self._floor, self._dropped = state, state.start_offset, state.dropped
         self._look_again = self.clock.monotonic() + _POLL_SECONDS
+        with self._progress:  # what is dropped meanwhile must not be taken back by what `meta` said before
+            self._said, state = state, self.overlaid(state, self._floor)
+            self._floor, self._dropped = state.start_offset, state.dropped
         return state
 
     def overlaid(self, state: MetaState, limit: int) -> MetaState:
@@ -99,10 +100,11 @@ class Source(Generic[T]):
         )
 
     def recent(self) -> MetaState:
-        """What `meta` said a moment ago."""
-        if self._state is None or self.clock.monotonic() >= self._look_again:
+        """What `meta` said a moment ago, with what this process has dropped since."""
+        if self._said is None or self.clock.monotonic() >= self._look_again:
             return self.state()
-        return self._state
+        with self._progress:
+            return self.overlaid(self._said, self._floor)
 
     def floor(self) -> int:
         """Nothing below it is given out any more. Other processes' word of it may be as old as they are waited for."""

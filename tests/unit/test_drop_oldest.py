@@ -44,6 +44,16 @@ def test_the_newest_records_stay_and_the_consumer_is_told_of_the_others(place: P
     assert place.verify().ok
 
 
+def test_the_reason_is_told_even_if_nobody_has_looked_at_meta_since(place: Place) -> None:
+    log = dropping(place)
+    gaps: list[seglog.Gap] = []
+    consumer = log.consumer("c", on_gap=gaps.append)
+    for n in range(15):
+        log.append(b"%d" % n)
+    assert offsets(consumer.drain()) == list(range(5, 15))
+    assert gaps == [seglog.Gap(0, 4, "dropped")]
+
+
 def test_a_batch_is_dropped_in_part(place: Place) -> None:
     log = dropping(place)
     log.append_many([b"%d" % n for n in range(10)])
