@@ -10,7 +10,19 @@ import pytest
 from tools.bench.comparisons import COMPARISONS, Sizes
 from tools.bench.run import machine, row
 
-TINY = Sizes(rounds=2, singles=2, batches=2, batch=5, verify_batches=2, few=20, many=40, kills=2, drains=1)
+TINY = Sizes(
+    rounds=2,
+    singles=2,
+    batches=2,
+    batch=5,
+    verify_batches=2,
+    few=20,
+    many=40,
+    few_segments=2,
+    many_segments=4,
+    kills=2,
+    drains=1,
+)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import seglog
+from tools.bench.flat import flat
 from tools.bench.peers import BareLoop, Table, checksum_files
 from tools.bench.rounds import Result, by_turns, faster, fastest, spread
 
@@ -34,11 +35,13 @@ class Sizes:
     verify_batches: int = 100
     few: int = 10_000
     many: int = 1_000_000
+    few_segments: int = 10
+    many_segments: int = 5_000
     kills: int = 15
     drains: int = 3
 
 
-QUICK = Sizes(rounds=20, verify_batches=30, many=200_000, kills=7, drains=1)
+QUICK = Sizes(rounds=20, verify_batches=30, many=200_000, many_segments=1_000, kills=7, drains=1)
 
 
 def single_appends(root: Path, sizes: Sizes) -> Iterator[Result]:
@@ -213,6 +216,12 @@ def backlog(root: Path, sizes: Sizes) -> Iterator[Result]:
     )
 
 
+def flat_costs(root: Path, sizes: Sizes) -> Iterator[Result]:
+    """Append, ack and len with little and with much behind them."""
+    records, segments = (sizes.few // 10, sizes.many), (sizes.few_segments, sizes.many_segments)
+    yield from flat(root, sizes.rounds, sizes.singles, records, segments)
+
+
 @contextmanager
 def child(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A process that is gone, one way or the other, when this is left."""
@@ -251,4 +260,5 @@ COMPARISONS = {
     "consume": consuming,
     "verify": verifying,
     "backlog": backlog,
+    "flat": flat_costs,
 }
