@@ -84,8 +84,8 @@ def _follow(segment: SegmentReader, start: Mark, proven: Mark, size: int) -> Tai
         if here.position >= proven.position and (isinstance(found, Rot) or found.fault == "body"):
             break
         if isinstance(found, Rot):
-            if found.end > proven.position and found.stop == found.first:
-                break  # what the proof asks for is not there any more, and nothing follows
+            if found.end > proven.position:
+                break  # what the proof asks for is not there any more; what follows the bad bytes is no run from here
             rot.append(found)
             here = Mark(found.end, found.stop)
         else:

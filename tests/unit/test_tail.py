@@ -130,3 +130,25 @@ def test_p4_the_highest_offset_of_a_cut_tail_is_remembered() -> None:
     assert tail.highest == 4
     assert tail.proven == ends[1]  # the mark of the last one says that it was durable: damage
     assert image_of(disk_with(image)) == image
+
+
+def test_p8_bad_bytes_on_both_sides_of_the_proven_end_are_no_part_of_the_run() -> None:
+    """Of class "never": the last synced batch and the first unsynced one rotted, and good ones follow."""
+    disk = MemoryDisk()
+    with seglog.open(ROOT, disk=disk, durability="never") as log:
+        log.append(b"proven")
+        log.append(b"proven too")
+        log.sync()
+        for number in range(3):
+            log.append(b"written %d" % number)
+        image = image_of(disk)
+    path = segment_paths(image)[-1]
+    last_proven, marker, first_unproven = batches(image, path)[1:4]
+    for batch in (last_proven, marker, first_unproven):
+        image = overwritten(image, path, batch.position, b"rot")
+    proven = Mark(marker.end, 2)
+    tail, _ = examined(image, proven)
+    assert (tail.proven, tail.run_end, tail.ending) == (proven, proven, Ending.SUSPECT)
+    with seglog.open(ROOT, disk=disk_with(image)) as log:
+        assert [message.offset for message in log.read(on_gap=lambda gap: None)] == [0, 3, 4]
+        assert log.append(b"goes on") == 5
