@@ -18,7 +18,8 @@ def salvage(header: BatchHeader, body: bytes, *, salt: int, position: int) -> li
     """The stored records, None where damaged. `body` is padded, as read; its CRC does not hold."""
     count = header.count
     unpadded = body[: header.stored_length]
-    if body_holds(header, unpadded.ljust(len(body), b"\0"), salt=salt, position=position):
+    padded = unpadded + bytes(L.aligned(header.stored_length) - header.stored_length)  # a file may be cut short in it
+    if body_holds(header, padded, salt=salt, position=position):
         try:
             return list(split_records(header, body))  # only the padding was hit
         except BadFrame:

@@ -239,12 +239,14 @@ def test_p6_where_both_copies_of_a_segment_header_are_lost_the_salt_is_written_d
         assert {m.offset: m.payload for m in log.read(on_gap=lambda gap: None)} == subject.records
 
 
-def test_f29_in_a_file_that_was_cut_short_what_is_restored_may_prove_what_is_before_it() -> None:
-    """The close marker behind a batch that lost nothing but its padding."""
+def test_f29_a_batch_that_was_cut_in_its_padding_lost_no_record_and_is_made_whole() -> None:
+    """With all that is behind it: its trailer, and a close marker."""
     subject = SUBJECTS["compressed"]()
     last = batches(subject.image, FIRST)[-2]
     disk = disk_with(cut(subject.image, FIRST, last.end - L.BATCH_HEADER_BYTES - L.END_MARK_BYTES - 1))
+    assert verify(ROOT, disk=disk).records == len(subject.records)
     report = repair(ROOT, disk=disk, clock=ManualClock())
+    assert {action.action for action in report.actions} == {"restore"}
     assert report.ok
     assert repair(ROOT, disk=disk, clock=ManualClock()).actions == ()
 
