@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import seglog
+from seglog.catalog import Meta
 from seglog.disk.memory import MemoryDisk, Node, Tree
 from seglog.errors import SeglogError
 from seglog.format import layout as L
@@ -407,6 +408,22 @@ def missing_tail() -> Image:
     return image
 
 
+def repaired() -> Image:
+    """A lost segment and a rotten record that a repair has declared, and a record that rotted since."""
+    image = missing_middle()
+    path = _segments(image)[0]
+    for payload in (b"0/1", b"0/single"):
+        image = _xor(image, path, image[path].index(payload))
+    disk = in_memory(image)
+    meta = Meta.open(disk.open(ROOT, create=False), write=True)
+    assert meta is not None
+    report = verify(ROOT, disk=disk)
+    lost = [(found.first_offset, found.last_offset + 1) for found in report.missing]
+    meta.store(meta.state._replace(repaired=((1, 2), *lost)))
+    meta.close()
+    return _one_slot(_image(disk))
+
+
 def damaged_meta() -> Image:
     image = sealed()
     return _xor(_xor(image, "meta", 60), "meta", L.META_SLOT_BYTES + 60)
@@ -455,6 +472,7 @@ KINDS: tuple[Callable[[], Image], ...] = (
     cut_file,
     missing_middle,
     missing_tail,
+    repaired,
     damaged_meta,
     newer,
 )

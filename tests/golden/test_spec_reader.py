@@ -41,6 +41,7 @@ class Said(NamedTuple):
     suspect: list[tuple[int, int]]
     missing: list[tuple[int, int]]
     skipped: list[tuple[int, int]]
+    repaired: list[tuple[int, int]]
     well: bool  # nothing bad anywhere, spares included
     readable: dict[int, tuple[bytes, bytes | None]]
 
@@ -98,6 +99,7 @@ def library_says(image: Image) -> Said | str:
         _pairs(report.suspect),
         _pairs(report.missing),
         _pairs(report.skipped),
+        _pairs(report.repaired),
         not (damage or report.suspect or report.missing),
         readable,
     )
@@ -122,6 +124,7 @@ def spec_reader_says(path: Path) -> Said | str:
         merged(findings.suspect),
         merged(findings.missing),
         merged(findings.skipped),
+        merged(findings.repaired),
         not (findings.damage or findings.suspect or findings.missing),
         readable,
     )
