@@ -32,7 +32,7 @@ class DeadLetters:
         return await self._bridge.run(lambda: self._letters.get(id))
 
     async def delete(self, ids: Iterable[int]) -> int:
-        """Delete these entries and return how many went; durable on return. As `seglog.DeadLetters.delete`."""
+        """Delete the entries with these `ids` and return how many went; as `seglog.DeadLetters.delete`."""
         kept = ids if isinstance(ids, int) else list(ids)
         return await self._bridge.run(lambda: self._letters.delete(kept))
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 import seglog
 import seglog.aio
 from seglog.aio.bridge import Bridge
+from seglog.group_commit import Ticket as Batch
 from tests.support.gate_disk import GateDisk
 from tests.support.place import Place, payloads
 from tests.support.tasks import Run, opening, turns, until
@@ -150,8 +152,9 @@ def test_a_program_that_is_interrupted_in_its_loop_leaves_a_closed_log(
         async with opening(place) as log, log.consumer("c") as consumer:
 
             async def client() -> None:
-                while True:
-                    answered.append(await log.append(b"x"))
+                with suppress(seglog.LogClosed):
+                    while True:
+                        answered.append(await log.append(b"x"))
 
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(client()) for _ in range(10)]
             tasks.append(asyncio.create_task(consumer.receive(timeout=None)))
@@ -184,9 +187,28 @@ def test_an_interrupt_that_no_task_sees_leaves_a_closed_log(run: Run, place: Pla
         assert log.report.clean
 
 
-def test_close_waits_for_no_room_and_no_message(run: Run, place: Place) -> None:
+def test_close_waits_for_no_room_and_answers_who_did(run: Run, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         log = await opening(place, max_records=1)
+        limits = log._log._limits
+        assert limits is not None
+        admit, close, closed = limits.admit, log._log.close, threading.Event()
+
+        def late(batch: Batch, timeout: float | None) -> None:
+            try:
+                admit(batch, timeout)
+            except seglog.LogClosed:  # the thread of the first one hears of it last of all
+                assert closed.wait(30)
+                raise
+
+        monkeypatch.setattr(limits, "admit", late)
+        loop = asyncio.get_running_loop()
+
+        def close_first() -> None:
+            close()
+            loop.call_soon_threadsafe(loop.call_later, 0.05, closed.set)
+
+        monkeypatch.setattr(log._log, "close", close_first)
         await log.append(b"x")
         waiting = [asyncio.create_task(log.append(b"y")) for _ in range(100)]
         await turns(50)
