@@ -71,7 +71,7 @@ class Housekeeping(Generic[T]):
 
         def given_up(state: MetaState) -> MetaState:
             nonlocal noted
-            # Never more than is durable: a start behind the end that a power cut leaves would be taken for a loss.
+            # Never more than is durable: a start behind the end that a power cut leaves would make offsets jump.
             new = source.overlaid(state, source.durable().end_offset)
             noted = new.dropped_records - state.dropped_records
             return new._replace(start_offset=max(new.start_offset, purged))

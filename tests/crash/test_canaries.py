@@ -20,6 +20,7 @@ from seglog.compact import _Compaction
 from seglog.cursor import NOTHING_IN_FLIGHT, Cursor
 from seglog.dead_letters import DeadLetters
 from seglog.disk import local
+from seglog.housekeeping import Housekeeping
 from seglog.recovery import Action, Ending, Verdict
 from seglog.segment_writer import Mark, SegmentWriter
 from seglog.tail import Tail, examine
@@ -291,6 +292,31 @@ def renames_before_the_content_is_synced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CrashDirectory, "rename", eager)
 
 
+def notes_what_was_dropped_after_the_unlinking(patch: pytest.MonkeyPatch) -> None:
+    """The segments below the start in memory go; `meta` says so only when somebody compacts the next time."""
+    terms = Housekeeping._terms
+
+    def late(self: Housekeeping[bytes], purged: int = 0) -> Any:
+        made, done = terms(self, purged)
+        for name in self._source.catalog.names:
+            following = self._source.catalog.after(name)
+            if following is not None and following.base_offset <= self._source.floor():
+                self._source.catalog.segments.unlink(name.file_name)
+        return made, done
+
+    patch.setattr(Housekeeping, "_terms", late)
+
+
+def purges_without_saying_so(patch: pytest.MonkeyPatch) -> None:
+    """Gone for this process, and there again in the next one."""
+
+    def purge(self: Housekeeping[bytes], *_: Any) -> int:
+        self._source._floor = self._source.durable().end_offset
+        return 0
+
+    patch.setattr(Housekeeping, "purge", purge)
+
+
 Breakage = Callable[[pytest.MonkeyPatch], None]
 WRONG: list[tuple[Breakage, Scene]] = [
     (answers_before_the_sync, crashes(workload("appends"))),
@@ -308,6 +334,9 @@ WRONG: list[tuple[Breakage, Scene]] = [
     (gives_out_again_what_is_not_counted, crashes(workload("retries"))),
     (ends_without_syncing_the_note, scenes.a_clean_end_blames_nobody),
     (unlinks_before_meta_says_so, crashes(workload("compaction"))),
+    (unlinks_before_meta_says_so, crashes(workload("dropping"))),
+    (notes_what_was_dropped_after_the_unlinking, crashes(workload("dropping"))),
+    (purges_without_saying_so, crashes(workload("purging"))),
     (renames_before_the_content_is_synced, crashes(workload("rotations"))),
 ]
 

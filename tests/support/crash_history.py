@@ -56,6 +56,8 @@ class Expected:
 
     batches: list[Batch] = field(default_factory=list)
     shown: int = 0  # offsets below it were given out or shown
+    may_go: int = 0  # offsets below it may be dropped, purged, or let go by retention
+    gone: int = 0  # offsets below it were purged, and that call returned
     consumers: dict[str, Tracked] = field(default_factory=dict)
     rejected: dict[int, bool | None] = field(default_factory=dict)  # offset to whether reject() returned
 
@@ -85,6 +87,12 @@ class Expected:
 
     def _shown(self, next_offset: int) -> None:
         self.shown = max(self.shown, next_offset)
+
+    def _may_go(self, stop: int) -> None:
+        self.may_go = max(self.may_go, stop)
+
+    def _gone(self, stop: int) -> None:
+        self.gone = max(self.gone, stop)
 
     def _settled(self, records: Records, durable_offset: int) -> None:
         """An opening has decided what is in; from now on exactly that is the log."""
@@ -132,7 +140,9 @@ class Expected:
     # What must hold
 
     def may_be_reclaimed(self, offset: int) -> bool:
-        """Whether every registered consumer was asked to ack it, or began behind it."""
+        """Whether every registered consumer was asked to ack it, or began behind it; or nobody is asked."""
+        if offset < self.may_go:
+            return True
         bound = [tracked for tracked in self.consumers.values() if tracked.start is not None]
         return bool(bound) and all(offset in t.asked or offset < (t.start or 0) for t in bound)
 
@@ -140,6 +150,7 @@ class Expected:
         """P1 acknowledged is there, P2 batches are whole, P3 in order and nothing else, P4 at its offset."""
         offsets = [offset for offset, _ in found]
         demand(offsets == sorted(set(offsets)), "offsets do not ascend:", offsets)
+        demand(not offsets or offsets[0] >= self.gone, "purged, and there again:", offsets)
         held = dict(found)
         lost_before = None  # of what was not durable: from the first that is lost on, all must be
         for batch in self.batches:
@@ -184,7 +195,8 @@ class Expected:
         left = set(unacked)
         again = left & tracked.acked
         demand(not again, f"acked by {name!r} and given out again:", sorted(again))
-        first = start if tracked.start is None else tracked.start
+        # What was dropped may be back, but not for a consumer that was told and has stored its position since.
+        first = max(start if tracked.start is None else tracked.start, self.may_go)
         passed = {offset for offset, _ in records if offset >= first} - left - tracked.asked
         demand(not passed, f"never acked by {name!r} and taken for handled:", sorted(passed))
 

@@ -45,13 +45,23 @@ class Life:
     def always(self) -> bool:
         return "durability" not in self.options
 
+    def _may_drop(self, count: int) -> None:
+        if self.options.get("when_full") == "drop_oldest":
+            self.let_go(self.log.next_offset + count - self.options["max_records"])
+
+    def let_go(self, stop: int) -> None:
+        """What lies below may be gone from now on."""
+        self.disk.mark(("may_go", stop))
+
     def append(self, payload: bytes) -> int:
+        self._may_drop(1)
         self.disk.mark(("submit", (payload,)))
         offset = self.log.append(payload)
         self.disk.mark(("returned", offset, self.always))
         return offset
 
     def append_many(self, payloads: Sequence[bytes]) -> range:
+        self._may_drop(len(payloads))
         self.disk.mark(("submit", tuple(payloads)))
         offsets = self.log.append_many(payloads)
         self.disk.mark(("returned", offsets.start, self.always))
@@ -114,6 +124,12 @@ class Life:
         self.consumer(name).nack(message)
         self.disk.mark(("rejected", name, message.offset))
 
+    def purge(self) -> None:
+        stop = self.log.next_offset
+        self.let_go(stop)
+        self.log.purge()
+        self.disk.mark(("gone", stop))
+
     def compact(self) -> None:
         self.log.compact()  # what may be gone after it follows from the acks
 
@@ -141,7 +157,7 @@ class Life:
         """Read all there is; whatever was in flight before is decided now, for ever."""
         gaps: list[Gap] = []
         records = [(m.offset, m.payload) for m in self.log.read(on_gap=gaps.append)]
-        demand(all(gap.reason in ("skipped", "purged") for gap in gaps), "gaps:", gaps)
+        demand(all(gap.reason in ("skipped", "purged", "dropped") for gap in gaps), "gaps:", gaps)
         self.disk.mark(("settled", tuple(records), self.log.durable_offset))
         self.show()
         return records

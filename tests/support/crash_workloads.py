@@ -12,6 +12,8 @@ from tests.support.power_loss import Start, Workload
 ZSTD: dict[str, Any] = {"compression": "zstd"}
 NEVER: dict[str, Any] = {"durability": "never"}
 RETRIES: dict[str, Any] = {"consumes": {"max_attempts": 2, "lease": 10.0}}
+DROPPING: dict[str, Any] = {"max_records": 4, "when_full": "drop_oldest"}
+RETAINING: dict[str, Any] = {"retention_bytes": 2500, "retention_seconds": 100.0}
 INTERVAL: dict[str, Any] = {"durability": "interval", "sync_interval": 3600.0}  # nothing but our own sync()
 
 
@@ -236,6 +238,56 @@ def interval_waiting(life: Life) -> None:
     life.close()
 
 
+def dropping(life: Life) -> None:
+    """The oldest go, record by record; `meta` hears of it now and then, and the disk gets its space back."""
+    life.register("uploader")
+    for number in range(9):
+        life.append(text(number, 900))
+        life.clock.advance(0.07)
+    life.ack("uploader", life.log.first_offset)
+    life.append_many([text(9, 700), text(10, 700), text(11, 700)])
+    life.close()
+
+
+def dropping_unsynced(life: Life) -> None:
+    """What is dropped lies close to what is not synced yet."""
+    for number in range(6):
+        life.append(text(number, 300))
+        life.clock.advance(0.2)
+    life.close()
+
+
+def purging(life: Life) -> None:
+    life.register("uploader")
+    for number in range(5):
+        life.append(text(number, 1700))
+    life.purge()
+    life.append(text(5))
+    life.ack("uploader", 5)
+    life.purge()
+    life.append(text(6, 1700))
+    life.append(text(7, 1700))
+    life.purge()
+    life.close()
+
+
+def retaining(life: Life) -> None:
+    """Segments stay for a while, first for want of a consumer, then for replay."""
+    for number in range(4):
+        life.let_go(life.log.next_offset - 2)
+        life.append(text(number, 1700))
+    life.register("uploader")
+    for number in range(4, 7):
+        offset = life.append(text(number, 1700))
+        life.ack("uploader", offset)
+    life.ack("uploader", 2, 3)
+    life.clock.advance(101)
+    life.compact()
+    life.reopen(retention_bytes=0)
+    life.compact()
+    life.close()
+
+
 def closing(life: Life) -> None:
     """Close markers, with something and with nothing before them."""
     life.reopen()
@@ -316,6 +368,10 @@ WORKLOADS = [
     Workload("zeros", zeros, start=made, at_least=560),
     Workload("rejects", rejects, start=made, at_least=680),
     Workload("retries", retries, RETRIES, start=made, again=1, at_least=1200),
+    Workload("dropping", dropping, DROPPING, start=made, again=2, at_least=1500),
+    Workload("dropping_unsynced", dropping_unsynced, NEVER | DROPPING, start=lambda: made(**NEVER), at_least=1100),
+    Workload("purging", purging, start=made, again=2, at_least=2000),
+    Workload("retaining", retaining, RETAINING, start=made, again=1, at_least=2000),
     Workload("closing", closing, start=made, at_least=210),
     Workload("recovery_of_a_copy", recovery, start=killed_in_a_write, at_least=1150),
     Workload("recovery_of_a_torn_tail", recovery, start=torn_in_a_write, every_again=True, at_least=890),
