@@ -75,12 +75,14 @@ class LockOrder:
 
         patch.setattr(MemoryFile, "lock", taking)
         for name in ("unlock", "close"):
+            patch.setattr(MemoryFile, name, self._dropping(getattr(MemoryFile, name)))
 
-            def dropping(file: MemoryFile, inner: Any = getattr(MemoryFile, name)) -> None:
-                inner(file)
-                self.let_go(file)
+    def _dropping(self, inner: Callable[[MemoryFile], None]) -> Callable[[MemoryFile], None]:
+        def dropping(file: MemoryFile) -> None:
+            inner(file)
+            self.let_go(file)
 
-            patch.setattr(MemoryFile, name, dropping)
+        return dropping
 
     def _watch_leadership(self, patch: pytest.MonkeyPatch) -> None:
         for name in ("commit", "exclusively", "submit"):
