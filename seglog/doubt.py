@@ -43,7 +43,7 @@ class Doubt:
 
 def blamed(note: DeliveryNote, cursor: Cursor) -> int | None:
     """The message that was alone in flight at the death, if this delivery of it was not counted as failed before."""
-    if note.in_flight != 1 or not note.ranges:
+    if not note.attempt or not note.ranges:  # nothing was in flight, or several
         return None
     offset = note.ranges[0][0]
     if cursor.handled(offset) or cursor.attempts.get(offset, 0) + 1 != note.attempt:

@@ -159,11 +159,26 @@ def test_the_blamed_message_waits_for_its_backoff_and_then_goes_alone(place: Pla
     assert offsets(consumer.receive_many(2)) == [1, 2]
     clock.advance(10)
     assert consumer.receive_many(9) == [], "the doubtful one goes alone, so all wait for those in flight"
+    assert consumer.pause() >= 0.05, "it does not spin"
     consumer.ack(1, 2)
     assert tries(consumer.receive_many(9)) == [(0, 2)]
     assert consumer.receive() is None
     consumer.ack(0)
     assert offsets(consumer.drain()) == [3]
+
+
+@pytest.mark.parametrize("guilty", [0, 3])
+def test_the_blamed_message_comes_before_its_turn_and_not_again_in_its_turn(place: Place, guilty: int) -> None:
+    consumer = born(place, 6)
+    consumer.receive_many(guilty + 1)
+    consumer.nack(*range(guilty))
+    die(place)
+    consumer = born(place)
+    assert tries(consumer.receive_many(9)) == [(guilty, 2)]
+    consumer.nack(guilty)
+    others = [(offset, 1 + (offset < guilty)) for offset in range(6) if offset != guilty]
+    assert tries(consumer.receive_many(9)) == [(guilty, 3), *others]
+    assert consumer.receive() is None
 
 
 def test_more_ranges_in_flight_than_a_note_names_are_doubted_as_a_whole(place: Place) -> None:

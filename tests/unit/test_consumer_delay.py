@@ -165,6 +165,29 @@ def test_where_no_more_ranges_can_be_stored_the_oldest_go_first_and_all_come_in_
 
 
 @pytest.mark.usefixtures("ten_ranges", "small_schedule")
+def test_the_oldest_comes_when_it_is_due_though_many_that_cannot_go_are_due_before_it(place: Place) -> None:
+    clock = ManualClock()
+    consumer = scheduled(place, [100.0, *[None, 1000.0] * 10, *[50.0] * 200], clock)
+    for offset in range(1, 20, 2):
+        (message,) = consumer.receive_many(1)
+        assert message.offset == offset
+        consumer.ack(message)
+    assert consumer.receive() is None
+    for _ in forward(clock, 90, 10):
+        assert consumer.receive() is None
+        assert consumer.pause() >= 0.05, "it does not spin"
+    clock.advance(11)
+    assert offsets(consumer.receive_many(9)) == [0]
+    consumer.ack(0)
+    clock.advance(1000)
+    left = len(consumer)
+    while messages := consumer.receive_many(9):
+        consumer.ack(*messages)
+        left -= len(messages)
+    assert left == len(consumer) == 0
+
+
+@pytest.mark.usefixtures("ten_ranges", "small_schedule")
 @pytest.mark.parametrize("seed", range(5))
 def test_p5_a_scattered_position_never_hangs(place: Place, seed: int) -> None:
     dice = random.Random(seed)

@@ -82,8 +82,8 @@ def test_an_answer_to_a_delivery_that_is_over_changes_nothing(place: Place) -> N
     old = consumer.receive()
     assert old is not None
     clock.advance(11)
-    consumer.nack(old)
     consumer.extend(old, seconds=1000)
+    consumer.nack(old, delay=1000)
     new = consumer.receive()
     assert new is not None
     assert new.attempts == 2
@@ -323,6 +323,19 @@ def test_of_more_failed_messages_than_a_cursor_holds_the_latest_are_remembered(p
     forgotten = {message.offset for message in consumer.drain() if message.attempts == 1}
     assert len(forgotten) == 50
     assert forgotten <= set(first_chunk)
+
+
+def test_a_message_that_fails_again_is_among_the_latest(place: Place) -> None:
+    clock = ManualClock()
+    count = CURSOR_ATTEMPTS_MAX + 1
+    consumer = opened(place, clock, count)
+    consumer.receive_many(count)
+    consumer.nack(*range(count - 1))
+    assert tries(consumer.receive_many(1)) == [(0, 2)]
+    consumer.nack(0, count - 1)
+    consumer = reopened(place, clock)
+    found = dict(tries(consumer.drain()))
+    assert (found[0], found[1], found[2], found[count - 1]) == (3, 1, 2, 2)
 
 
 # Options

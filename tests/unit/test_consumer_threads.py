@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,22 @@ def test_what_wakes_a_receiver_that_waits_for_a_message(
     future = waiting(consumer)
     act(log, consumer)
     assert offsets(future.result(30)) == given
+
+
+def test_what_happens_between_looking_and_waiting_is_not_missed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seglog.delivery._PAUSE_MAX", 1e6)
+    log = place.open()
+    log.append(b"a")
+    consumer = log.consumer("c")
+    consumer.receive()
+    wait_beyond = consumer._source.wait_beyond
+
+    def late(*args: Any, **options: Any) -> None:
+        consumer.nack(0)
+        wait_beyond(*args, **options)
+
+    monkeypatch.setattr(consumer._source, "wait_beyond", late)
+    assert in_background(lambda: consumer.receive(timeout=60)).result(10).attempts == 2
 
 
 def test_room_among_those_in_flight_wakes_a_receiver(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
