@@ -74,12 +74,21 @@ class CrashDisk:
     Args:
         ignore: asked for each sync, datasync and sync_directory; where it answers True, the disk lies: the call
             returns and nothing becomes durable. A test-suite that does not notice does not need that sync.
+        fail: asked for each sync and datasync; where it answers True, the call raises EIO. What it was to write reads
+            back as before, counts as written (a later sync succeeds and does not write it), and is gone after a power
+            cut: that is what Linux does.
     """
 
-    def __init__(self, *, ignore: Callable[[Operation], bool] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        ignore: Callable[[Operation], bool] | None = None,
+        fail: Callable[[Operation], bool] | None = None,
+    ) -> None:
         self.journal: list[Operation] = []
         self._marks: list[tuple[int, Any]] = []
         self._ignore = ignore
+        self._fail = fail
         self._start_from(Model(Tree()), bytes(15) + b"\x01")
 
     def _start_from(self, model: Model, boot_id: bytes) -> None:
@@ -117,7 +126,10 @@ class CrashDisk:
         """Append to the journal; the caller holds `guard` and has done it."""
         if self._ignore is not None and operation.kind in _SYNCS and self._ignore(operation):
             operation = replace(operation, ignored=True)
-        self.journal.append(operation)
+        failed = self._fail is not None and operation.kind in ("sync", "datasync") and self._fail(operation)
+        self.journal.append(replace(operation, failed=True) if failed else operation)
+        if failed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), operation.path)
 
     # As a crash
 
@@ -179,7 +191,7 @@ class CrashDisk:
 
     def _killed(self, model: Model, label: str) -> Image:
         durable = model.digest(model.reachable(model.entries), {})
-        live = model.digest(model.reachable(model.renamed(model.moving_names)), model.written(model.moving_data))
+        live = model.digest(model.reachable(model.renamed(model.moving_names)), model.seen())
         digest = blake2b(b"killed" + durable + live, digest_size=16).digest()
         return Image(model, digest, label, self.boot_id(), killed=True)
 

@@ -3,7 +3,8 @@
 A file is durable as of its last sync. Of what came later, each 512-byte sector and each change of size survives
 or not, independently. A directory is durable as of its last sync; of the names made, moved and removed later, each
 change survives or not, independently; a rename is old or new, never both. The model never looks at what the
-bytes mean. Bytes that no surviving size covers are lost, bytes that no surviving sector covers are zero.
+bytes mean. Bytes that no surviving size covers are lost, bytes that no surviving sector covers are zero. What a failed
+sync was to write is lost in a power cut, although it reads back until then.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Operation:
         size: of truncate and allocate, the size of the file afterwards.
         new_name: of a rename.
         ignored: a sync that the disk answered and did not do.
+        failed: a sync that raised; what it was to write is on no way to the disk any more.
         item: the file or directory itself, whatever its name; of rename and unlink, what had the name.
         tree: the directory that holds the name.
     """
@@ -46,6 +48,7 @@ class Operation:
     size: int = 0
     new_name: str = ""
     ignored: bool = False
+    failed: bool = False
 
     @property
     def name(self) -> str:
@@ -160,6 +163,7 @@ class Model:
         self.moving_names: list[Rename] = []  # not durable yet, oldest first
         self.moving_data: list[Put | Resize] = []  # the same
         self._live: dict[Node, Content] = {}  # what the process sees, of files that have moving data
+        self._unwritten: set[Node] = set()  # files of which it sees more than is, or will be, on the disk
 
     def copy(self) -> Model:
         twin = Model(self.root)
@@ -168,6 +172,7 @@ class Model:
         twin.moving_names = self.moving_names.copy()
         twin.moving_data = self.moving_data.copy()
         twin._live = {node: content.copy() for node, content in self._live.items()}
+        twin._unwritten = self._unwritten.copy()
         return twin
 
     def apply(self, operation: Operation) -> None:
@@ -180,9 +185,10 @@ class Model:
                 self._write(item, operation.position, operation.data)
             elif kind in ("truncate", "allocate"):
                 self._resize(item, operation.size)
+            elif kind in ("sync", "datasync") and operation.failed:
+                self._forget(item)
             elif kind in ("sync", "datasync") and not operation.ignored:
-                self.contents[item] = self._live.pop(item, self.contents[item])
-                self.moving_data = [effect for effect in self.moving_data if effect.node is not item]
+                self._sync(item)
         elif kind == "mkdir":
             self.entries[item] = {}
         elif kind == "sync_directory" and not operation.ignored:
@@ -191,6 +197,22 @@ class Model:
             removed = operation.name if kind in ("rename", "unlink") else ""
             added = operation.new_name if kind == "rename" else "" if kind == "unlink" else operation.name
             self.moving_names.append(Rename(tree, item, removed, added))
+
+    def _sync(self, node: Node) -> None:
+        mine = [effect for effect in self.moving_data if effect.node is node]
+        if node in self._unwritten:
+            self.contents[node] = self.written(mine).get(node, self.contents[node])
+        else:
+            self.contents[node] = self._live.pop(node, self.contents[node])
+        self.moving_data = [effect for effect in self.moving_data if effect.node is not node]
+
+    def _forget(self, node: Node) -> None:
+        """As Linux does when a sync fails: the pages count as written from now on. The process goes on seeing them,
+        and no later sync brings them to the disk, though it succeeds. (A size may still get there.)"""
+        kept = [effect for effect in self.moving_data if effect.node is not node or isinstance(effect, Resize)]
+        if len(kept) < len(self.moving_data):
+            self._unwritten.add(node)
+        self.moving_data = kept
 
     def _live_content(self, node: Node) -> Content:
         content = self._live.get(node)
@@ -283,6 +305,10 @@ class Model:
                 changed[put.node].clip((put.number,))
         return changed
 
+    def seen(self) -> dict[Node, Content]:
+        """The files that look other than what is durable, as the process sees them."""
+        return {**self.written(self.moving_data), **{node: self._live[node] for node in self._unwritten}}
+
     def reachable(self, entries: Entries) -> Names:
         """Every path that can be walked to, parents first."""
         found: Names = []
@@ -343,4 +369,5 @@ class Model:
             effect._replace(node=files[effect.node]) for effect in self.moving_data if effect.node in files
         ]
         model._live = {files[node]: content for node, content in self._live.items() if node in files}
+        model._unwritten = {files[node] for node in self._unwritten if node in files}
         return model

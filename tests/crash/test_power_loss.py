@@ -7,14 +7,24 @@ crashes that follow each first one.
 
 from __future__ import annotations
 
+import contextlib
+import random
 from dataclasses import replace
 
 import pytest
 
-from seglog.testing import Operation
+import seglog
+from seglog.appender import Appender
+from seglog.continuation import Target
+from seglog.opening import _Opening
+from seglog.segment_reader import SegmentReader
+from seglog.segment_writer import SegmentWriter
+from seglog.tail import Tail
+from seglog.testing import CrashDisk, Operation
 from tests.support.crash_history import Broken
 from tests.support.crash_life import Life
 from tests.support.crash_workloads import WORKLOADS, appends_many, workload
+from tests.support.place import payloads
 from tests.support.power_loss import REPLAY, Crashes, Workload
 
 STATES = 20_000  # distinct crash states in the default run
@@ -57,3 +67,44 @@ def test_a_disk_that_lies_about_every_sync_is_noticed(name: str) -> None:
 
     with pytest.raises(Broken, match=r"lost|forgotten|gone|acked"):
         Crashes(workload(name), ignore=lies).run()
+
+
+def lives_on_after_a_failed_sync() -> None:
+    """The kernel drops what a failed sync was to write and forgets the error: what reads back is not on the disk."""
+    failing = [False]
+    disk = CrashDisk(fail=lambda operation: failing[0] and "segments/" in operation.path)
+    log = seglog.open("log", disk=disk)
+    log.append(b"a")
+    failing[0] = True
+    with pytest.raises(seglog.LogFailed):
+        log.append(b"b")
+    failing[0] = False
+    with contextlib.suppress(seglog.LogFailed):
+        log.close()
+    with seglog.open("log", disk=disk) as log:
+        assert payloads(log.read()) == [b"a", b"b"]  # from the page cache; from now on it is shown, and must stay
+        shown = len(disk.journal)
+        log.append(b"c")
+        acknowledged = len(disk.journal)
+    for step in range(shown, len(disk.journal) + 1):
+        for image in disk.images(step, rng=random.Random(step)):
+            with seglog.open("log", disk=image.disk()) as log:
+                there = payloads(log.read())
+            assert there[:2] == [b"a", b"b"], image.label
+            assert there[2:] == [b"c"] or (step < acknowledged and there[2:] == []), image.label
+
+
+def test_p1_p9_f17_f38_what_reads_back_after_a_failed_sync_is_copied_and_not_trusted() -> None:
+    lives_on_after_a_failed_sync()
+
+
+def test_a_recovery_that_trusts_what_reads_back_and_syncs_it_again_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trusting(
+        opening: _Opening, segment: SegmentReader, tail: Tail, target: Target, appender: Appender
+    ) -> SegmentWriter:
+        opening._sync_old(segment)  # succeeds, and writes nothing
+        return opening._continue(segment, tail, appender)
+
+    monkeypatch.setattr(_Opening, "_succeed", trusting)
+    with pytest.raises(AssertionError, match="power lost"):
+        lives_on_after_a_failed_sync()

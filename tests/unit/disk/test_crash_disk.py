@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
@@ -295,6 +296,32 @@ def test_a_sync_that_lies_is_seen(kind: str) -> None:
     assert len(lost_power(lying)) > 1
     assert [each.kind for each in lying.journal] == [each.kind for each in honest.journal]
     assert {each.kind for each in lying.journal if each.ignored} == {kind}
+
+
+def test_a_sync_that_fails_loses_what_it_was_to_write_although_it_reads_back_and_a_later_sync_succeeds() -> None:
+    fails = [False]
+    disk = CrashDisk(fail=lambda operation: fails[0])
+    root = disk.open("log", create=True)
+    root.sync_parents()
+    file = root.open("file", create=True)
+    root.sync()
+    file.write(0, b"abc".ljust(512, b"."))
+    file.sync()
+    fails[0] = True
+    file.write(512, b"lost")
+    with pytest.raises(OSError, match="file") as caught:
+        file.datasync()
+    assert caught.value.errno == errno.EIO
+    fails[0] = False
+    assert file.read(512, 4) == b"lost"
+    file.datasync()
+    for image in disk.images(len(disk.journal), rng=random.Random(0)):
+        there = image.disk().open("log", create=False).open("file").read(0, 1000)
+        assert there[:3] == b"abc"
+        assert there[512:].strip(b"\0") == (b"lost" if image.killed else b"")
+    file.write(512, b"again")  # the page is written anew: all of it
+    file.datasync()
+    assert {image["log/file"][512:] for image in lost_power(disk) if image["log/file"]} == {b"again"}
 
 
 def test_an_image_can_lie_as_well() -> None:
