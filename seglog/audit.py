@@ -29,6 +29,7 @@ from seglog.recovery import Ending
 from seglog.segment_reader import Block, SegmentReader
 from seglog.segment_writer import Mark
 from seglog.spares import Patch, batch_patches, header_patch, rot_patches
+from seglog.standing import unhandled
 from seglog.tail import Tail, examine
 from seglog.view import View
 
@@ -375,12 +376,10 @@ class Audit:
             mark = cursor.watermark if cursor is not None else state.start_offset
             from_here = max(mark, state.start_offset)  # what was dropped or purged is nobody's backlog
             end = max(self.next_offset - self._unread, from_here)
-            lag = count(end) - count(from_here)
-            for first, stop in cursor.acked if cursor is not None else ():
-                lag -= count(max(stop, from_here)) - count(max(first, from_here))
+            lag = unhandled(count, from_here, end, Intervals(cursor.acked if cursor else ()), state.removed)
             # Nothing was ever shown further ahead than a jump: such a cursor is damaged, whatever its checksum says.
             believable = cursor is not None and mark <= self.next_offset + JUMP
-            self.cursors[name] = CursorReport(mark, max(0, lag), believable)
+            self.cursors[name] = CursorReport(mark, lag, believable)
         self.warnings += [
             f"the cursor of consumer {name!r} does not read back"
             for name, found in self.cursors.items()

@@ -88,6 +88,21 @@ def test_middle_segments_are_given_back_and_the_straggler_in_front_misses_nothin
     assert place.verify().ok
 
 
+def test_a_step_back_over_reclaimed_segments_does_not_count_them_as_backlog(place: Place) -> None:
+    with filled(place) as log:
+        consumer = log.consumer("c")
+        consumer.ack(*range(10, 40))
+        assert log.compact().removed_segments == 3
+        for start, left in ((0, 30), (5, 25), (25, 20), (40, 20)):
+            consumer.seek(start)
+            assert len(consumer) == len(list(consumer.unacked())) == left
+            assert log.consumers()["c"].lag_records == place.verify().cursors["c"].lag_records == left
+        consumer.seek(0)
+        consumer.ack(*range(2, 4), *range(8, 15), 39)
+        assert len(consumer) == 26
+        assert log.consumers()["c"].lag_records == place.verify().cursors["c"].lag_records == 26
+
+
 def test_a_new_consumer_begins_at_the_first_record_that_is_left(place: Place) -> None:
     log = filled(place)
     log.consumer("c").ack(*range(60))
