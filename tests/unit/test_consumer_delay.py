@@ -167,8 +167,8 @@ def test_where_no_more_ranges_can_be_stored_the_oldest_go_first_and_all_come_in_
 @pytest.mark.usefixtures("ten_ranges", "small_schedule")
 def test_the_oldest_comes_when_it_is_due_though_many_that_cannot_go_are_due_before_it(place: Place) -> None:
     clock = ManualClock()
-    consumer = scheduled(place, [100.0, *[None, 1000.0] * 10, *[50.0] * 200], clock)
-    for offset in range(1, 20, 2):
+    consumer = scheduled(place, [100.0, *[50.0] * 200, 1000.0, *[None, 1000.0] * 10], clock)
+    for offset in range(202, 222, 2):
         (message,) = consumer.receive_many(1)
         assert message.offset == offset
         consumer.ack(message)

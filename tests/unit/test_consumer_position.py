@@ -132,6 +132,38 @@ def test_seek_goes_back_and_forth_and_is_durable(place: Place) -> None:
     assert len(consumer) == 18
 
 
+def test_seek_takes_an_aware_time_and_no_other(place: Place) -> None:
+    clock = ManualClock(start_ns=10**18)
+    log = place.open(clock=clock)
+    for _ in range(10):
+        log.append(b"x")
+        clock.advance(60)
+    consumer = log.consumer("c")
+    consumer.ack(*consumer.receive_many(10))
+    consumer.seek(datetime.datetime.fromtimestamp(10**9 + 240, datetime.UTC))
+    assert offsets(consumer.drain()) == [4, 5, 6, 7, 8, 9]
+    consumer.seek(datetime.datetime(1999, 1, 1, tzinfo=datetime.UTC))
+    assert len(consumer) == 10
+    consumer.seek(datetime.datetime(2999, 1, 1, tzinfo=datetime.UTC))
+    assert len(consumer) == 0
+    with pytest.raises(seglog.InvalidOption):
+        consumer.seek(datetime.datetime(2999, 1, 1))
+    assert len(consumer) == 0
+
+
+def test_seek_forgets_what_is_in_flight_and_what_has_failed(place: Place) -> None:
+    log = filled(place)
+    consumer = log.consumer("c", max_attempts=2)
+    held = consumer.receive_many(6)
+    consumer.nack(*held[:2], delay=1000)
+    consumer.seek(0)
+    stats = consumer.stats()
+    assert (stats.in_flight, stats.delayed, stats.ready) == (0, 0, 30)
+    assert [(m.offset, m.attempts) for m in consumer.receive_many(3)] == [(0, 1), (1, 1), (2, 1)]
+    consumer.ack(*held)
+    assert offsets(consumer.drain()) == list(range(6, 30))
+
+
 def test_seek_back_to_what_was_reclaimed_goes_to_the_first_that_is_there(place: Place) -> None:
     log = filled(place, 60)
     consumer = log.consumer("c")
