@@ -116,9 +116,21 @@ class Catalog:
                     at = index + 1
             self.names = tuple(itertools.chain(*kept, names[at:]))
 
-    def index_of(self, offset: int) -> int:
-        """Index of the segment that holds `offset`, or would; -1 if it lies before the first."""
-        return bisect_right(self.names, offset, key=by_offset) - 1
+    def holder(self, offset: int) -> SegmentName | None:
+        """The segment that holds `offset`, or would; None if it lies before the first.
+
+        By one look at the listing: a place found in one would name another segment in the next, and a reader that
+        took it would pass over all between.
+        """
+        names = self.names
+        index = bisect_right(names, offset, key=by_offset) - 1
+        return names[index] if index >= 0 else None
+
+    def before(self, name: SegmentName) -> SegmentName | None:
+        """The one before it in the listing, whether or not some are missing between."""
+        names = self.names
+        index = bisect_left(names, name.segment_id, key=by_id) - 1
+        return names[index] if index >= 0 else None
 
     def after(self, name: SegmentName) -> SegmentName | None:
         """The next segment in the listing, whether or not some are missing between."""
@@ -299,12 +311,13 @@ class Catalog:
         return self._records_before(offset)
 
     def _records_before(self, offset: int) -> int:
-        index = self.index_of(offset)
+        names = self.names
+        index = bisect_right(names, offset, key=by_offset) - 1
         if index < 0:
-            return 0 if not self.names else self._counted(self.names[0])
-        name = self.names[index]
+            return 0 if not names else self._counted(names[0])
+        name = names[index]
         inside = offset - name.base_offset
-        if index + 1 < len(self.names):
+        if index + 1 < len(names):
             end = self.end_of(name)
             if end is not None:
                 inside = min(inside, end.offset - name.base_offset)
@@ -330,7 +343,7 @@ class Catalog:
 
     def _offset_behind(self, count: int, start: int) -> int:
         names = self.names
-        index = max(self.index_of(start), 0)
+        index = max(bisect_right(names, start, key=by_offset) - 1, 0)
         while index + 1 < len(names) and self._counted(names[index + 1]) <= count:
             index += 1
         if not names:

@@ -97,10 +97,12 @@ class Gauge:
         """Find the batch that holds `offset`; None where the log begins behind it."""
         self.close()
         catalog = self._catalog
-        for name in reversed(catalog.names[: catalog.index_of(offset) + 1]):
+        name = catalog.holder(offset)
+        while name is not None:
             try:
                 segment = catalog.open(name)
             except DamageFound:  # nothing can be counted in there
+                name = catalog.before(name)
                 continue
             try:
                 self._position, self._offset = catalog.locate(segment, offset, self._limit(segment, end))

@@ -127,11 +127,10 @@ class Scan:
         catalog = self._catalog
         if not catalog.names or catalog.names[-1].segment_id < seen.segment_id:
             catalog.refresh()
-        index = catalog.index_of(self.offset)
-        if index < 0:
+        name = catalog.holder(self.offset)
+        if name is None:
             self._before_first()
             return
-        name = catalog.names[index]
         sealed = name.segment_id < seen.segment_id
         following = catalog.after(name)
         if sealed and following is not None and catalog.reclaimed(name, self._meta()):

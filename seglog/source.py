@@ -265,11 +265,11 @@ class Source(Generic[T]):
         """Bytes of all batches before the one that holds `offset`; before the first segment, of what is gone."""
         catalog = self.catalog
         try:
-            index = catalog.index_of(offset)
-            if index < 0:
+            name = catalog.holder(offset)
+            if name is None:
                 header = catalog.facts(catalog.names[0]).header if catalog.names else None
                 return 0 if header is None else header.bytes_before
-            segment = catalog.open(catalog.names[index])
+            segment = catalog.open(name)
         except (DamageFound, FileNotFoundError):
             return 0
         except OSError as error:

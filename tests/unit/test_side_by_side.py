@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import seglog
+from seglog import catalog
 from seglog.catalog import Meta
 from seglog.disk.base import Directory
 from seglog.disk.memory import MemoryDisk
+from seglog.format.names import SegmentName
 from seglog.testing import Fault, FaultDisk, ManualClock
 from tests.support.place import Place
 
@@ -259,3 +263,33 @@ def test_p11_an_opening_beside_a_compaction_misses_nothing_and_reports_nothing_m
         assert log.report.missing == ()
         assert [message.offset for message in log.read()] == list(range(40, 60))
     beside.close()
+
+
+@pytest.mark.parametrize("look", ["read", "bytes"])
+def test_p3_a_look_at_the_listing_is_not_led_astray_by_a_compaction_in_another_thread(
+    look: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with seglog.open(":memory:", segment_bytes=4096) as log:
+        consumer = log.consumer("c")
+        for _ in range(60):
+            log.append(bytes(1000))
+        consumer.ack(*range(20))
+        source = log._source
+        looks: dict[str, Callable[[], object]] = {
+            "read": lambda: next(log.read(30)).offset,
+            "bytes": lambda: source.bytes_before(30),
+        }
+        expected = looks[look]()
+
+        def found(names: Sequence[SegmentName], offset: int, **options: Any) -> int:
+            """Between the bisection and what is made of it, segments go."""
+            place = bisect_right(names, offset, **options)
+            monkeypatch.undo()
+            compacting = threading.Thread(target=log.compact)
+            compacting.start()
+            compacting.join(SECONDS)
+            return place
+
+        monkeypatch.setattr(catalog, "bisect_right", found)
+        assert looks[look]() == expected
+        assert log.first_offset > 0, "it was compacted meanwhile"
