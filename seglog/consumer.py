@@ -93,11 +93,9 @@ class Consumer(Generic[T]):
             changes = self._changes
             with self._lock:
                 self._check_open()
-                try:
-                    messages = self._delivery.take(limit, max_bytes)
-                finally:
-                    gaps = self._delivery.diversion.take_gaps()
-                pause = self._delivery.pause()
+                messages = self._delivery.take(limit, max_bytes)  # if it raises, the gaps are told the next time
+                gaps = self._delivery.diversion.take_gaps()
+                pause = 0.0 if messages else self._delivery.pause()
                 awaited = self._delivery.awaited
             self._tell(gaps, messages)
             if messages:

@@ -308,6 +308,22 @@ def test_a_dead_letter_that_cannot_be_kept_stays_and_does_not_keep_others(place:
     assert (len(consumer), letters(place)) == (0, [(1, "exhausted", 1)])
 
 
+def test_a_gap_that_was_met_before_an_error_is_told_after_it(place: Place) -> None:
+    clock = ManualClock()
+    log = place.open(dead_letter_bytes=4096, clock=clock)
+    log.append_many([bytes(3500), bytes(3500), seglog.Record(b"short", ttl=5)])
+    gaps: list[seglog.Gap] = []
+    consumer = log.consumer("c", max_attempts=1, lease=10, on_gap=gaps.append)
+    consumer.reject(0)
+    consumer.receive()
+    clock.advance(10)
+    with pytest.raises(seglog.DeadLetterWriteFailed):
+        consumer.receive()
+    assert gaps == []
+    assert consumer.receive() is None
+    assert gaps == [seglog.Gap(2, 2, "expired")]
+
+
 def test_of_more_failed_messages_than_a_cursor_holds_the_latest_are_remembered(place: Place) -> None:
     clock = ManualClock()
     count = CURSOR_ATTEMPTS_MAX + 50
