@@ -272,6 +272,7 @@ class Consumer(Generic[T]):
             with self._register_lock():
                 offset = self._source.resolve(where)
                 self._cursor.store(offset, Intervals(), {}, self._source.durable(), start=offset)
+                self._source.setbacks += 1
                 self._delivery.seek(offset)
                 self._delivery.note()
         self._moved()

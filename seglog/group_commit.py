@@ -71,12 +71,17 @@ class Ticket:
             self.turn.release()
 
 
+def _nothing() -> None:
+    return
+
+
 class GroupCommit:
     """Serialises commits. `write(tickets)` makes them durable and sets their offsets, or raises."""
 
     def __init__(self, write: Callable[[list[Ticket]], None], *, max_bytes: int) -> None:
         self._write = write
         self._max_bytes = max_bytes
+        self.on_settled: Callable[[], None] = _nothing  # called when all tickets of a commit are settled
         self._mutex = threading.Lock()
         self._queue: deque[Ticket] = deque()
         self._leader: Ticket | None = None
@@ -160,6 +165,7 @@ class GroupCommit:
                     ticket.settle(failure)
             own.error = failure
             own.done = True
+            self.on_settled()
         except BaseException as interrupt:
             unknown = LogFailed(5, f"interrupted by {type(interrupt).__name__}: this append is in or out")
             for ticket in tickets:

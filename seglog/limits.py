@@ -91,6 +91,7 @@ class Limits(Generic[T]):
         self._ahead: Amount | None = None  # where the log ends once all that was admitted is written, at most
         self._behind = NOTHING  # what lies before the first that somebody may still want, and what was removed behind
         self._slowest = ""
+        self._setbacks = -1  # of the source, when that was counted
         self._others: dict[str, int] = {}  # watermarks of consumers that are not open here
         self._look_again = -1.0
         self._removed: tuple[tuple[RemovedRange, ...], list[tuple[int, Amount]]] = ((), [])
@@ -114,15 +115,11 @@ class Limits(Generic[T]):
                 return
         self._check_alone(need)
         try:
-            with self._mutex:
-                self._line.append(weakref.ref(ticket))  # weak, as promises are: who is gone stands in nobody's way
             self._wait(ticket, need, timeout)
         finally:
             with self._mutex:
                 self._line = deque(other for other in self._line if other() not in (None, ticket))
-                others = bool(self._line)
-            if others:
-                self._source.wake()  # one of them is first now
+            self.settled()  # one of them is first now
 
     def admit_at_once(self, ticket: Ticket) -> bool:
         """As `admit`, if that takes no look at the disk and no waiting; False if it would."""
@@ -138,9 +135,14 @@ class Limits(Generic[T]):
         self._withdrawn.add(ticket)
         self._source.wake()
 
+    def settled(self) -> None:
+        """Some of those that were admitted are settled, or gone: what they were promised may be too much now."""
+        if self._line:
+            self._source.wake()
+
     def _admits(self, ticket: Ticket, need: Amount) -> bool:
         """By what was counted last."""
-        if self._line or not self._has_room(need):
+        if self._line or self._setbacks != self._source.setbacks or not self._has_room(need):
             return False
         self._promise(ticket, need)
         return True
@@ -149,7 +151,7 @@ class Limits(Generic[T]):
         clock = self._source.clock
         begun = clock.monotonic()
         blocks = self.when_full == "block"
-        warned = False
+        warned = waits = False
         while True:
             changes = self._source.changes
             waited = clock.monotonic() - begun
@@ -160,13 +162,19 @@ class Limits(Generic[T]):
                     raise LogFull("given up before there was room")
                 if self._is_first(ticket) and self._makes_room(need):
                     self._promise(ticket, need)
+                    if waits:
+                        self._line.popleft()
                     return
                 # Under "drop_oldest" nothing but what other appends were promised is waited for.
                 if self.when_full == "error" or (blocks and timeout is not None and waited >= timeout):
                     raise LogFull(self._described())
-                if blocks and not warned and waited >= WARN_SECONDS:
-                    warned = True
-                    logger.warning("an append waits since %.0f s: %s", waited, self._described())
+                if not waits:  # only who found it full stands in the way of others
+                    waits = True
+                    self._line.append(weakref.ref(ticket))  # weak, as promises are: who is gone stands in nobody's way
+                why = self._described()
+            if blocks and not warned and waited >= WARN_SECONDS:
+                warned = True
+                logger.warning("an append waits since %.0f s: %s", waited, why)
             pause = LOOK_SECONDS if timeout is None or not blocks else min(LOOK_SECONDS, timeout - waited)
             self._source.wait_for_change(changes, pause)
 
@@ -190,7 +198,7 @@ class Limits(Generic[T]):
             self._tidy_at = max(_TICKETS_MIN, 2 * len(self._promised))
 
     def _has_room(self, need: Amount) -> bool:
-        """By what was counted last; it may be more by now, never less."""
+        """By what was counted last; by now it may be more, or less if a consumer of another process stepped back."""
         return self._ahead is not None and self._fits(self._ahead.plus(need).minus(self._behind))
 
     def _fits(self, used: Amount) -> bool:
@@ -233,6 +241,7 @@ class Limits(Generic[T]):
 
     def _count(self) -> None:
         """How far the log may reach, and how far it is consumed."""
+        self._setbacks = self._source.setbacks
         pending = self._pending()  # first: what is settled in between is then counted twice, not never
         if self.when_full == "drop_oldest":  # the other records make room when it comes to writing
             self._ahead, self._behind = pending, NOTHING

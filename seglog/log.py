@@ -97,6 +97,7 @@ class Log(Generic[T]):
             if options.limited:
                 marks, reclaim = self._roster.watermarks, self._housekeeping.reclaim
                 self._limits = Limits(options, source, opened.appender, marks, reclaim)
+                self._commits.on_settled = self._limits.settled
                 if options.when_full == "drop_oldest":
                     opened.appender.make_room = self._limits.make_room
         _open_logs.add(self)

@@ -82,6 +82,7 @@ class Roster(Generic[T]):
                 cursor.close()
                 raise
             self._open[name] = made, settings
+            self._source.setbacks += 1
             return made
 
     def _forget(self, consumer: Consumer[T]) -> None:
@@ -181,6 +182,7 @@ class Roster(Generic[T]):
                 if cursor is not None:
                     cursor.close()
                 registry.remove(name)
+                self._source.setbacks += 1  # without consumers, nothing is consumed
 
     def flush(self) -> None:
         """Make positions durable that gaps moved."""

@@ -59,6 +59,7 @@ class Source(Generic[T]):
     _waiting: int = 0
     listeners: list[Callable[[], None]] = field(default_factory=list)  # called when somebody who waits should look
     changes: int = 0  # goes up with everything that somebody may wait for
+    setbacks: int = 0  # goes up when something that was handled may be wanted again
     _said: MetaState | None = None  # what `meta` said last
     _floor: int = 0  # nothing below it is given out: what `meta` said last, or what was dropped since
     _dropped: tuple[int, int] = (0, 0)  # as in `meta`, with what it does not have yet

@@ -21,7 +21,7 @@ from seglog.testing import Fault, FaultDisk, ManualClock
 from tests.support.backlog import Worker, blocked, stored_bytes, until
 from tests.support.interrupts import Interrupt
 from tests.support.place import Place, offsets
-from tests.support.zygote import Start
+from tests.support.zygote import WAIT_SECONDS, Start
 
 CHILDREN = "tests.support.children:"
 
@@ -78,6 +78,86 @@ def test_a_step_back_counts_again(place: Place) -> None:
     assert used(log) == 1
     consumer.seek("earliest")
     assert used(log) == 4
+    with pytest.raises(seglog.LogFull, match="4 of max_records=4 records"):
+        log.append(b"x")
+
+
+def test_p10_what_is_wanted_again_takes_the_room_that_was_there(place: Place) -> None:
+    log = place.open(max_records=10, when_full="error")
+    consumer = log.consumer("c")
+    log.append_many([b"x"] * 10)
+    consumer.ack(*range(10))
+    log.append_many([b"x"] * 5)  # now it is counted: five may follow
+    consumer.seek("earliest")
+    with pytest.raises(seglog.LogFull, match="15 of max_records=10 records"):
+        log.append(b"x")
+    consumer.seek(10)
+    log.append(b"x")
+    log.consumer("new")
+    with pytest.raises(seglog.LogFull, match="16 of max_records=10 records"):
+        log.append(b"x")
+    log.remove_consumer("new")
+    log.append(b"x")
+    log.remove_consumer("c")  # nobody has consumed anything any more
+    with pytest.raises(seglog.LogFull, match="17 of max_records=10 records"):
+        log.append(b"x")
+
+
+@pytest.mark.parametrize("options", [{"when_full": "error"}, {"when_full": "block"}])
+def test_nobody_is_refused_because_others_are_about_to_get_in(
+    options: dict[str, Any], place: Place, hasty: None
+) -> None:
+    log = place.open(max_records=100, **options)
+    consumer = log.consumer("c")
+    room = threading.Semaphore(40)  # so many are not consumed, at most
+    done = threading.Event()
+
+    def produce() -> None:
+        for _ in range(100):
+            assert room.acquire(timeout=WAIT_SECONDS)
+            log.append(b"x", timeout=0)
+
+    def consume() -> None:
+        while not done.is_set():
+            messages = consumer.receive_many(100, timeout=0.01)
+            consumer.ack(*messages)
+            room.release(len(messages)) if messages else None
+
+    eater = Worker(consume)
+    try:
+        for worker in [Worker(produce) for _ in range(8)]:
+            worker.ends()
+    finally:
+        done.set()
+        eater.ends()
+
+
+@pytest.mark.parametrize("when_full", ["block", "drop_oldest"])
+def test_who_waits_for_what_others_were_promised_is_woken_when_that_is_settled(
+    when_full: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "LOOK_SECONDS", 3600.0)  # nobody looks again by himself
+    log = place.open(max_records=1, when_full=when_full)
+    consumer = log.consumer("c")
+    source, appender = log._source, log._opened.appender  # type: ignore[union-attr]
+    written, settle = threading.Event(), threading.Event()
+
+    def progress() -> None:
+        """Everybody is told, and what was written is not settled yet."""
+        source.progressed()
+        written.set()
+        settle.wait(WAIT_SECONDS)
+
+    appender.on_progress = progress
+    first = Worker(lambda: log.append(b"x"))
+    assert written.wait(WAIT_SECONDS)
+    second = Worker(lambda: log.append(b"x"))
+    until(blocked(log))
+    consumer.ack(0)
+    until(lambda: source._waiting == 1)
+    settle.set()
+    assert first.ends() == 0
+    assert second.ends() == 1
 
 
 def test_one_batch_above_the_limit_is_refused_at_once_in_every_mode(place: Place) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,6 @@ from seglog.testing import Fault, FaultDisk, ManualClock
 from tests.support.place import Place
 
 SECONDS = 20.0  # far more than any of this takes; a deadlock ends the wait, not the test run
-
-
-@pytest.fixture
-def hasty() -> Iterator[None]:
-    """Threads change places as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 def all_end(*works: Callable[[], object]) -> bool:
