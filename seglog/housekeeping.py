@@ -47,9 +47,8 @@ class Housekeeping(Generic[T]):
         """See `Log.compact`. All below `purged` goes, whoever wants it."""
         if not self._source.catalog.refresh():
             return CompactReport()
-        terms, done = self._terms(purged)
-        report = compact(self._source.catalog, self._registry(), terms)
-        done()
+        report = compact(self._source.catalog, self._registry(), self._terms(purged))
+        self._source.state()
         return report
 
     def reclaim(self) -> None:
@@ -57,32 +56,24 @@ class Housekeeping(Generic[T]):
         try:
             state = self._source.state()
             if state.consumers or state.retention != Retention() or self._source.undone():
-                terms, done = self._terms()
-                reclaim(self._source.catalog, self._registry(), terms)
-                done()
+                reclaim(self._source.catalog, self._registry(), self._terms())
+                self._source.state()
         except (SeglogError, OSError) as error:
             if getattr(error, "errno", 0) != errno.EAGAIN:  # then somebody else is at it
                 logger.warning("giving back space: %s", error)
 
-    def _terms(self, purged: int = 0) -> tuple[Terms, Callable[[], None]]:
-        """For a compaction, and what is to be called when it is done. All below `purged` is to be gone."""
+    def _terms(self, purged: int = 0) -> Terms:
+        """For a compaction. All below `purged` is to be gone."""
         source = self._source
-        noted = 0
 
         def given_up(state: MetaState) -> MetaState:
-            nonlocal noted
             # Never more than is durable: a start behind the end that a power cut leaves would make offsets jump.
             new = source.overlaid(state, source.durable().end_offset)
-            noted = new.dropped_records - state.dropped_records
             return new._replace(start_offset=max(new.start_offset, purged))
-
-        def done() -> None:
-            source.noted(noted)
-            source.state()
 
         # The writer's own retention is in `meta`; a reader that was opened with one means it for its own compaction.
         own = self._retention if source.appender is None and self._retention != Retention() else None
-        return Terms(source.seen(), source.clock.time_ns(), given_up, own), done
+        return Terms(source.seen(), source.clock.time_ns(), given_up, own)
 
     def purge(self, commits: GroupCommit | None, appender: Appender | None) -> int:
         """See `Log.purge`."""

@@ -125,7 +125,9 @@ class Roster(Generic[T]):
         return cursor
 
     def registry(self) -> Registry:
-        """The registry, opened for writing."""
+        """The registry, opened for writing. The one who writes the log always has it, and waits for nobody here."""
+        if self._registry is not None:
+            return self._registry
         with self._lock:
             if self._registry is None:
                 root = self._source.root

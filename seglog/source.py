@@ -62,7 +62,7 @@ class Source(Generic[T]):
     setbacks: int = 0  # goes up when something that was handled may be wanted again
     _said: MetaState | None = None  # what `meta` said last
     _floor: int = 0  # nothing below it is given out: what `meta` said last, or what was dropped since
-    _dropped: tuple[int, int] = (0, 0)  # as in `meta`, with what it does not have yet
+    _dropped: tuple[int, int] = (0, 0)  # these two as in `meta`, with what it does not have yet
     _dropped_records: int = 0
     _look_again: float = 0.0  # when to ask `meta` the next time
 
@@ -88,6 +88,7 @@ class Source(Generic[T]):
         with self._progress:  # what is dropped meanwhile must not be taken back by what `meta` said before
             self._said, state = state, self.overlaid(state, self._floor)
             self._floor, self._dropped = state.start_offset, state.dropped
+            self._dropped_records = state.dropped_records
         return state
 
     def overlaid(self, state: MetaState, limit: int) -> MetaState:
@@ -97,7 +98,7 @@ class Source(Generic[T]):
         return state._replace(
             start_offset=start,
             dropped=(min(first, start), min(end, start)),
-            dropped_records=state.dropped_records + self._dropped_records,
+            dropped_records=max(state.dropped_records, self._dropped_records),  # nobody else drops any
         )
 
     def recent(self) -> MetaState:
@@ -113,28 +114,25 @@ class Source(Generic[T]):
             self.state()
         return self._floor
 
-    def give_up(self, stop: int) -> None:
-        """Nothing below `stop` is given out any more, from now on; `meta` is to follow."""
-        self._floor = max(self._floor, stop)
-
     def drop(self, first: int, stop: int, records: int) -> None:
-        """Give up `records` records, which lie from `first` to before `stop`, to stay within a limit."""
+        """Give up `records` records, which lie from `first` to before `stop`, to stay within a limit.
+
+        Nothing below `stop` is given out any more, from now on; `meta` is to follow.
+        """
         with self._progress:
             before, end = self._dropped
+            floor = max(self._floor, stop)
+            # No call from here on, so that no interrupt strikes between: it is all told, or nothing is.
             self._dropped = (before if first <= end else first), stop
             self._dropped_records += records
-            self.give_up(stop)
+            self._floor = floor
 
     def undone(self) -> bool:
         """Whether something was given up here that `meta` does not say yet."""
         if self.meta is None:
             return False
-        return self._dropped_records > 0 or self._floor > self.meta.state.start_offset
-
-    def noted(self, records: int) -> None:
-        """`meta` has so many of the dropped records now."""
-        with self._progress:
-            self._dropped_records -= records
+        noted = self.meta.state
+        return self._dropped_records > noted.dropped_records or self._floor > noted.start_offset
 
     def scan(self, offset: int) -> Scan:
         return Scan(self.catalog, self.state, self.seen, offset, self.floor)

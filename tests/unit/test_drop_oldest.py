@@ -220,6 +220,20 @@ def test_a_refused_append_drops_no_more_with_every_attempt(tmp_path: Path) -> No
         disk.arm(None)
 
 
+def test_p9_what_is_dropped_counts_once_however_often_its_space_cannot_be_given_back() -> None:
+    disk, clock = FaultDisk(MemoryDisk()), ManualClock()
+    with seglog.open("log", disk=disk, clock=clock, max_records=10, when_full="drop_oldest", segment_bytes=4096) as log:
+        disk.arm(Fault(onwards=True), match=lambda operation, _: operation == "unlink")
+        for _ in range(40):
+            log.append(bytes(900))
+            clock.advance(1)
+        assert disk.matched > 1
+        assert log.stats().dropped == 30
+        disk.arm(None)
+    with seglog.open("log", "r", disk=disk) as log:
+        assert log.stats().dropped == 30
+
+
 def test_where_the_disk_does_not_take_the_note_appends_go_on(tmp_path: Path) -> None:
     disk = FaultDisk(LocalDisk())
     with seglog.open(tmp_path / "log", disk=disk, max_records=10, when_full="drop_oldest") as log:

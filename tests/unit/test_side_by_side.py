@@ -283,3 +283,18 @@ def test_p3_a_look_at_the_listing_is_not_led_astray_by_a_compaction_in_another_t
         monkeypatch.setattr(catalog, "bisect_right", found)
         assert looks[look]() == expected
         assert log.first_offset > 0, "it was compacted meanwhile"
+
+
+def test_p11_an_append_does_not_wait_for_a_consumer_that_waits_for_another_process() -> None:
+    disk = MemoryDisk()
+    with seglog.open("log", disk=disk, segment_bytes=4096) as log:
+        log.consumer("c")
+        compacts = seglog.open("log", "r", disk=disk)
+        with compacts._roster.registry().locked():
+            opening = threading.Thread(target=log.consumer, args=("new",), daemon=True)
+            opening.start()
+            assert opening.is_alive()
+            assert all_end(lambda: [log.append(bytes(900)) for _ in range(20)])  # over rotations
+        opening.join(SECONDS)
+        assert not opening.is_alive()
+        compacts.close()
