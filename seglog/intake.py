@@ -5,15 +5,15 @@ Every refusal here means "not accepted", and costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Generic, TypeVar, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 from seglog.clock import Clock
 from seglog.errors import InvalidOption, RecordTooLarge, SerializeError
 from seglog.format.layout import SEGMENT_RECORDS_MAX
 from seglog.group_commit import Ticket
 from seglog.model import Extras, Origin, Record
-from seglog.options import RECORD_OVERHEAD_BYTES, LogOptions, key_and_headers, seconds
+from seglog.options import GROUP_COMMIT_BYTES, RECORD_OVERHEAD_BYTES, LogOptions, key_and_headers, seconds
 
 T = TypeVar("T")
 
@@ -47,17 +47,30 @@ class Intake(Generic[T]):
             return Ticket(payloads, None, size)
         return self.ticket([value if isinstance(value, Record) else Record(value) for value in kept])
 
+    def encoded(self, records: Sequence[Record[bytes]], *, alone: bool) -> list[Ticket]:
+        """The tickets of records whose values are payloads already, each `alone` or in batches of a moderate size."""
+        batches: list[list[Record[bytes]]] = []
+        size = 0
+        for record in records:
+            size += len(record.value)
+            if alone or not batches or size > GROUP_COMMIT_BYTES:
+                batches.append([])
+                size = len(record.value)
+            batches[-1].append(record)
+        return [self._ticket(batch, [record.value for record in batch]) for batch in batches]
+
     def ticket(self, records: list[Record[T]]) -> Ticket:
-        payloads = []
+        """The ticket of these, as one batch."""
+        return self._ticket(records, [self._encoded(record.value) for record in records])
+
+    def _ticket(self, records: Sequence[Record[Any]], payloads: list[bytes]) -> Ticket:
         extras: list[Extras | None] = []
         any_extras = False
         size = 0
         limit = self._options.max_record_bytes
-        for record in records:
-            payload = self._encoded(record.value)
+        for record, payload in zip(records, payloads, strict=True):
             if len(payload) > limit:
                 raise self._too_large(len(payload))
-            payloads.append(payload)
             size += len(payload) + 8
             extra = self._extras(record)
             extras.append(extra)

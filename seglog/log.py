@@ -43,6 +43,7 @@ from seglog.options import (
     whole,
 )
 from seglog.registry import Registry
+from seglog.replay import Replay
 from seglog.retry import Backoff, RetryPolicy
 from seglog.roster import Roster
 from seglog.source import Source
@@ -100,6 +101,10 @@ class Log(Generic[T]):
                 self._commits.on_settled = self._limits.settled
                 if options.when_full == "drop_oldest":
                     opened.appender.make_room = self._limits.make_room
+        replay = None
+        if opened is not None and self._commits is not None:
+            replay = Replay(self._intake, self._limits, self._commits, opened.appender)
+        source.dead_letters.attach(source.check_open, replay)
         _open_logs.add(self)
 
     # -- what it is
@@ -136,7 +141,7 @@ class Log(Generic[T]):
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """What could not be handled; iterable, oldest first."""
+        """What could not be handled; iterable, oldest first. It can be deleted, and appended anew."""
         return self._source.dead_letters
 
     # -- appending
@@ -172,8 +177,9 @@ class Log(Generic[T]):
     def append_many(self, values: Iterable[T | Record[T]], timeout: float | None = None) -> range:
         """Append all of these or none, and return their offsets once they are durable.
 
-        One batch, never split: raises RecordTooLarge before any byte is written if it exceeds the batch limit of
-        64 MiB (or the largest record). Otherwise as `append`.
+        `values`: values, or `Record`s with what accompanies them; `timeout` in seconds, as in `append`. One batch,
+        never split: raises RecordTooLarge before any byte is written if it exceeds the batch limit of 64 MiB (or the
+        largest record). Otherwise as `append`.
         """
         ticket = self._intake.batch(values)
         if not ticket.payloads:
@@ -193,7 +199,8 @@ class Log(Generic[T]):
     ) -> Future[int]:
         """Append without waiting for the disk: the future has the offset once the record is durable, or the error.
 
-        What refuses the record before it is queued (LogFull, RecordTooLarge …) is raised here, as by `append`.
+        `value`, `key`, `headers`, and in seconds `delay`, `ttl` and `timeout`, as in `append`. Raises what refuses the
+        record before it is queued (LogFull, RecordTooLarge …), as that does.
         """
         ticket = self._intake.ticket([Record(value, key, headers, delay, ttl)])
         ticket.future = Future()
@@ -301,13 +308,13 @@ class Log(Generic[T]):
         return self._roster.consumer(name, start, policy, max_in_flight, on_gap)
 
     def consumers(self) -> dict[str, ConsumerStats]:
-        """Every registered consumer and where it stands, those of other processes too."""
+        """Every registered consumer and where it stands, those of other processes too. Raises StorageError."""
         self._check_open()
         with storage_errors("looking at the consumers"):
             return self._roster.stats()
 
     def remove_consumer(self, name: str) -> None:
-        """Forget a consumer, so that it pins nothing any more; durable on return.
+        """Forget the consumer `name`, so that it pins nothing any more; durable on return.
 
         Raises UnknownConsumer, and ConsumerBusy while another process holds it.
         """

@@ -119,6 +119,10 @@ class Cursor:
         """The highest end offset that this cursor knows (§10.6)."""
         return max([self.watermark, self.seen_offset, *(r.end for r in self.acked)])
 
+    def handled(self, offset: int) -> bool:
+        """Whether it was acked, or lies below the watermark."""
+        return offset < self.watermark or any(r.first <= offset < r.end for r in self.acked)
+
 
 class Letter(NamedTuple):
     """A dead letter (§9)."""
@@ -1007,8 +1011,9 @@ class Scan:
             return
         try:
             scan = Scan(folder, nested=True)
-            letters = [decode_letter(r.payload) for r in scan.run()]
-            self.found.dead_letters = [x for x in letters if x]
+            letters = [(r.offset, decode_letter(r.payload)) for r in scan.run()]
+            deleted = scan.found.cursors.get("deleted")
+            self.found.dead_letters = [x for at, x in letters if x and not (deleted and deleted.handled(at))]
             self.found.dead = scan.found
         finally:
             folder.close()

@@ -18,6 +18,7 @@ from seglog.format.layout import OFFSET_MAX
 
 _SIZE = re.compile(r"(\d{1,18}) ?(?:B|([KMGT])(i?B)?)?", re.ASCII | re.IGNORECASE)
 _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.?))", re.DOTALL)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _ESCAPES = {b"0": b"\0", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\"}
 
 
@@ -54,6 +55,21 @@ def seconds(text: str) -> float:
         return options.seconds("duration", float(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration in seconds, like 0.2 or 30") from None
+
+
+def age(text: str) -> float:
+    """A duration in seconds, or with a unit: 90, 90s, 15m, 12h, 7d, 2w."""
+    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "s")
+    if unit not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; write it like 90, 15m, 12h or 7d")
+    return seconds(number) * _UNITS[unit]
+
+
+def id(text: str) -> int:
+    """The id of a dead letter."""
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no id, a whole number")
+    return int(text)
 
 
 def where(text: str) -> int | datetime.datetime:

@@ -21,7 +21,7 @@ from seglog.errors import SeglogError
 
 COMMANDS = (
     *("append", "read", "consume", "forward"),
-    *("stat", "verify", "inspect", "compact", "consumers", "repair"),
+    *("stat", "verify", "inspect", "compact", "consumers", "dlq", "repair"),
     *("demo", "completions"),
 )
 

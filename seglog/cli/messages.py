@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 from seglog.cli import arguments
 from seglog.cli.output import escape, say
+from seglog.json_bytes import put, put_headers
 from seglog.model import Gap, Message
 
 Render = Callable[[Message[bytes]], bytes]
@@ -59,35 +59,11 @@ def as_json(message: Message[bytes]) -> bytes:
     if message.key is None:
         shown["key"] = None
     else:
-        _put(shown, "key", message.key)
+        put(shown, "key", message.key)
     shown["headers"] = {}
-    for name, value in message.headers.items():
-        text = _text(value)
-        if text is None:
-            shown.setdefault("headers_base64", {})[name] = _base64(value)
-        else:
-            shown["headers"][name] = text
-    _put(shown, "payload", message.payload)
+    put_headers(shown, message.headers)
+    put(shown, "payload", message.payload)
     return json.dumps(shown).encode() + b"\n"
-
-
-def _put(target: dict[str, Any], name: str, value: bytes) -> None:
-    text = _text(value)
-    if text is None:
-        target[name + "_base64"] = _base64(value)
-    else:
-        target[name] = text
-
-
-def _text(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
 
 
 def tell_gap(gap: Gap) -> None:

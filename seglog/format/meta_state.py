@@ -82,6 +82,4 @@ def decode_meta(payload: bytes) -> MetaState:
     except struct.error as error:
         raise ValueError(str(error)) from error
     retention = Retention(*(None if limit == L.NO_RETENTION else limit for limit in kept))
-    return MetaState(
-        start, created, tuple(consumers), tuple(removed), tuple(repaired), (first, end), count, retention
-    )
+    return MetaState(start, created, tuple(consumers), tuple(removed), tuple(repaired), (first, end), count, retention)

@@ -14,6 +14,7 @@ DEAD = "dead"
 QUARANTINE = "quarantine"
 TEMPORARY = ".tmp"
 CURSOR_SUFFIX = ".cursor"
+DELETED = "deleted"  # the one consumer of `dead/`: what it has handled was deleted
 
 OURS = frozenset((LOCK, META, SEGMENTS, CURSORS, DEAD, QUARANTINE))
 IGNORED = frozenset(("lost+found",))

@@ -50,8 +50,8 @@ function _shtab_seglog_using
   test "$_shtab_seglog_cmdpath" = "$argv"
 end
 
-set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' repair demo completions
-set -g _shtab_seglog_opts_with_value --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --patience --segment-bytes --start --to -n
+set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' dlq 'dlq list' 'dlq show' 'dlq export' 'dlq replay' 'dlq delete' 'dlq purge' repair demo completions
+set -g _shtab_seglog_opts_with_value --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --segment-bytes --start --to -n -o
 
 complete -c seglog -e
 complete -c seglog -f
@@ -137,6 +137,39 @@ complete -c seglog -n '_shtab_seglog_using consumers; and test $_shtab_seglog_np
 complete -c seglog -n '_shtab_seglog_using consumers remove' -s h -l help -d 'show this help message and exit'
 complete -c seglog -n '_shtab_seglog_using consumers remove' -l yes -d 'do not ask'
 complete -c seglog -n '_shtab_seglog_using consumers remove; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
+complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a dlq -d 'A dead letter is what could not be handled: damaged bytes, a record that the serializer does not read, a message that was rejected, that failed too often, or that the far end of a forwarder refused.'
+complete -c seglog -n '_shtab_seglog_using dlq' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using dlq; and test $_shtab_seglog_npos -eq 0' -a list -d 'Shows one line for each dead letter: its id, why and when it was set aside, and of which offset.'
+complete -c seglog -n '_shtab_seglog_using dlq list' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using dlq list' -l reason -xka "damaged undecodable rejected exhausted refused" -d 'only these: damaged, undecodable, rejected, exhausted, refused (default: all)'
+complete -c seglog -n '_shtab_seglog_using dlq list' -l consumer -x -d 'only those of this consumer (default: all)'
+complete -c seglog -n '_shtab_seglog_using dlq list' -l json -d 'one object per line: id, reason, detail, consumer, offset, last_offset, attempts, timestamp (Unix seconds), key, headers, payload; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead; without the payload'
+complete -c seglog -n '_shtab_seglog_using dlq list; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
+complete -c seglog -n '_shtab_seglog_using dlq; and test $_shtab_seglog_npos -eq 0' -a show -d 'Shows everything that is known of one dead letter. On a terminal, control characters are escaped.'
+complete -c seglog -n '_shtab_seglog_using dlq show' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using dlq show' -l raw -d 'the payload and nothing else, byte for byte'
+complete -c seglog -n '_shtab_seglog_using dlq show' -l json -d 'one object: id, reason, detail, consumer, offset, last_offset, attempts, timestamp (Unix seconds), key, headers, payload; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead'
+complete -c seglog -n '_shtab_seglog_using dlq show; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
+complete -c seglog -n '_shtab_seglog_using dlq; and test $_shtab_seglog_npos -eq 0' -a export -d 'Writes one JSON object per line: id, reason, detail, consumer, offset, last_offset, attempts, timestamp (Unix seconds), key, headers, payload; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead. Nothing is deleted.'
+complete -c seglog -n '_shtab_seglog_using dlq export' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using dlq export' -l reason -xka "damaged undecodable rejected exhausted refused" -d 'only these: damaged, undecodable, rejected, exhausted, refused (default: all)'
+complete -c seglog -n '_shtab_seglog_using dlq export' -l consumer -x -d 'only those of this consumer (default: all)'
+complete -c seglog -n '_shtab_seglog_using dlq export' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to this new file (default: standard output)'
+complete -c seglog -n '_shtab_seglog_using dlq export; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
+complete -c seglog -n '_shtab_seglog_using dlq; and test $_shtab_seglog_npos -eq 0' -a replay -d 'Appends payload, key and headers as new records at the end of the log, and then deletes the dead letters. Prints the new offsets, one per line.'
+complete -c seglog -n '_shtab_seglog_using dlq replay' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using dlq replay' -l all -d 'all that can be replayed and match'
+complete -c seglog -n '_shtab_seglog_using dlq replay' -l reason -xka "damaged undecodable rejected exhausted refused" -d 'only these: damaged, undecodable, rejected, exhausted, refused (default: all)'
+complete -c seglog -n '_shtab_seglog_using dlq replay' -l consumer -x -d 'only those of this consumer (default: all)'
+complete -c seglog -n '_shtab_seglog_using dlq replay; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
+complete -c seglog -n '_shtab_seglog_using dlq; and test $_shtab_seglog_npos -eq 0' -a delete -d 'Deletes dead letters by id. Ids that are not there (any more) are fine.'
+complete -c seglog -n '_shtab_seglog_using dlq delete' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using dlq delete; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
+complete -c seglog -n '_shtab_seglog_using dlq; and test $_shtab_seglog_npos -eq 0' -a purge -d 'Deletes all dead letters, or those that are older than a duration.'
+complete -c seglog -n '_shtab_seglog_using dlq purge' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using dlq purge' -l older-than -x -d 'only those: seconds, or a number with s, m, h, d or w behind it (default: all)'
+complete -c seglog -n '_shtab_seglog_using dlq purge' -l yes -d 'do not ask'
+complete -c seglog -n '_shtab_seglog_using dlq purge; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a repair -d 'Deals with everything that '"'"'seglog verify'"'"' finds: keeps the damaged bytes, restores what a copy proves, and declares the rest lost, so that verify is content and new damage shows.'
 complete -c seglog -n '_shtab_seglog_using repair' -s h -l help -d 'show this help message and exit'
 complete -c seglog -n '_shtab_seglog_using repair' -l dry-run -d 'print the plan and change nothing'

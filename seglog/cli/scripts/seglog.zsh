@@ -16,6 +16,7 @@ _shtab_seglog_commands() {
     consume:'Prints what this consumer has not handled yet and acknowledges it; stops at the end of the log.'
     consumers:'A consumer is a name with a durable position in a log. Segments are kept until every registered consumer has passed them.'
     demo:'Real events go to a real collector; everybody is killed on the way; then the account is made.'
+    dlq:'A dead letter is what could not be handled: damaged bytes, a record that the serializer does not read, a message that was rejected, that failed too often, or that the far end of a forwarder refused.'
     forward:'Sends what the consumer has not handled yet to URL, and goes on until stopped. Waits for a log that is not there yet.'
     inspect:'Shows what one file of a log holds: positions, lengths, checksums; never a payload. Reads only.'
     read:'Prints the records of a log, oldest first; beside a live writer, too.'
@@ -34,6 +35,18 @@ _shtab_seglog_consumers_commands() {
     seek:'Moves a consumer: what lies before the new position counts as handled, what lies behind it does not. Counts of attempts are forgotten.'
   )
   _describe 'seglog consumers commands' _commands
+}
+
+_shtab_seglog_dlq_commands() {
+  local _commands=(
+    delete:'Deletes dead letters by id. Ids that are not there (any more) are fine.'
+    export:'Writes one JSON object per line: id, reason, detail, consumer, offset, last_offset, attempts, timestamp (Unix seconds), key, headers, payload; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead. Nothing is deleted.'
+    list:'Shows one line for each dead letter: its id, why and when it was set aside, and of which offset.'
+    purge:'Deletes all dead letters, or those that are older than a duration.'
+    replay:'Appends payload, key and headers as new records at the end of the log, and then deletes the dead letters. Prints the new offsets, one per line.'
+    show:'Shows everything that is known of one dead letter. On a terminal, control characters are escaped.'
+  )
+  _describe 'seglog dlq commands' _commands
 }
 
 _shtab_seglog_options=(
@@ -151,6 +164,78 @@ _shtab_seglog_demo_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_seglog_demo_defaults_added=0
 
+_shtab_seglog_dlq_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_dlq_defaults_added=0
+
+_shtab_seglog_dlq_delete_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  ":the log directory:_files -/"
+  "(*):which ones\: ids that \'dlq list\' shows:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_dlq_delete_defaults_added=0
+
+_shtab_seglog_dlq_export_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--reason[only these\: damaged, undecodable, rejected, exhausted, refused (default\: all)]:REASON:(damaged undecodable rejected exhausted refused)"
+  "--consumer[only those of this consumer (default\: all)]:NAME:"
+  {-o,--output}"[write to this new file (default\: standard output)]:FILE:_files"
+  ":the log directory:_files -/"
+  "(*)::only these (default\: all)\: ids that \'dlq list\' shows:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_dlq_export_defaults_added=0
+
+_shtab_seglog_dlq_list_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--reason[only these\: damaged, undecodable, rejected, exhausted, refused (default\: all)]:REASON:(damaged undecodable rejected exhausted refused)"
+  "--consumer[only those of this consumer (default\: all)]:NAME:"
+  "--json[one object per line\: id, reason, detail, consumer, offset, last_offset, attempts, timestamp (Unix seconds), key, headers, payload\; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead\; without the payload]"
+  ":the log directory:_files -/"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_dlq_list_defaults_added=0
+
+_shtab_seglog_dlq_purge_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--older-than[only those\: seconds, or a number with s, m, h, d or w behind it (default\: all)]:DURATION:"
+  "--yes[do not ask]"
+  ":the log directory:_files -/"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_dlq_purge_defaults_added=0
+
+_shtab_seglog_dlq_replay_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--all[all that can be replayed and match]"
+  "--reason[only these\: damaged, undecodable, rejected, exhausted, refused (default\: all)]:REASON:(damaged undecodable rejected exhausted refused)"
+  "--consumer[only those of this consumer (default\: all)]:NAME:"
+  ":the log directory:_files -/"
+  "(*)::which ones\: ids that \'dlq list\' shows:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_dlq_replay_defaults_added=0
+
+_shtab_seglog_dlq_show_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--raw[the payload and nothing else, byte for byte]"
+  "--json[one object\: id, reason, detail, consumer, offset, last_offset, attempts, timestamp (Unix seconds), key, headers, payload\; bytes that are no UTF-8 stand base64-encoded under NAME_base64 instead]"
+  ":the log directory:_files -/"
+  ":the id that \'dlq list\' shows:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_dlq_show_defaults_added=0
+
 _shtab_seglog_forward_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--to[where the records go]:URL:"
@@ -245,6 +330,7 @@ _shtab_seglog() {
         consume) _arguments -C -s $_shtab_seglog_consume_options ;;
         consumers) _shtab_seglog_consumers ;;
         demo) _arguments -C -s $_shtab_seglog_demo_options ;;
+        dlq) _shtab_seglog_dlq ;;
         forward) _arguments -C -s $_shtab_seglog_forward_options ;;
         inspect) _arguments -C -s $_shtab_seglog_inspect_options ;;
         read) _arguments -C -s $_shtab_seglog_read_options ;;
@@ -277,6 +363,34 @@ _shtab_seglog_consumers() {
         list) _arguments -C -s $_shtab_seglog_consumers_list_options ;;
         remove) _arguments -C -s $_shtab_seglog_consumers_remove_options ;;
         seek) _arguments -C -s $_shtab_seglog_consumers_seek_options ;;
+      esac
+  esac
+}
+
+_shtab_seglog_dlq() {
+  local context state line curcontext="$curcontext" one_or_more='(*)' remainder='(-)*:' default='*::: :->dlq'
+
+  # Add default positional/remainder specs only if none exist, and only once per session
+  if (( ! _shtab_seglog_dlq_defaults_added )); then
+    if (( ${_shtab_seglog_dlq_options[(I)${(q)one_or_more}*]} +          ${_shtab_seglog_dlq_options[(I)${(q)remainder}*]} +          ${_shtab_seglog_dlq_options[(I)${(q)default}]} == 0 )); then
+      _shtab_seglog_dlq_options+=(': :_shtab_seglog_dlq_commands' '*::: :->dlq')
+    fi
+    _shtab_seglog_dlq_defaults_added=1
+  fi
+  _arguments -C -s $_shtab_seglog_dlq_options
+
+  case $state in
+    dlq)
+      words=($line[1] "${words[@]}")
+      (( CURRENT += 1 ))
+      curcontext="${curcontext%:*:*}:_shtab_seglog_dlq-$line[1]:"
+      case $line[1] in
+        delete) _arguments -C -s $_shtab_seglog_dlq_delete_options ;;
+        export) _arguments -C -s $_shtab_seglog_dlq_export_options ;;
+        list) _arguments -C -s $_shtab_seglog_dlq_list_options ;;
+        purge) _arguments -C -s $_shtab_seglog_dlq_purge_options ;;
+        replay) _arguments -C -s $_shtab_seglog_dlq_replay_options ;;
+        show) _arguments -C -s $_shtab_seglog_dlq_show_options ;;
       esac
   esac
 }

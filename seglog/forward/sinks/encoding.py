@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from seglog import options
 from seglog.forward.sinks.base import SinkError, Verdict
+from seglog.json_bytes import put, put_headers
 from seglog.model import Message
 
 Encoder = Callable[[Sequence[Message[Any]]], bytes]
@@ -47,32 +47,10 @@ def envelope(batch: Sequence[Message[Any]]) -> bytes:
 def _envelope(message: Message[Any]) -> bytes:
     fields: dict[str, Any] = {"id": message.id, "offset": message.offset, "timestamp": message.timestamp}
     if message.key is not None:
-        _put(fields, "key", message.key)
-    for name, value in message.headers.items():
-        plain = _text(value)
-        group = "headers_base64" if plain is None else "headers"
-        fields.setdefault(group, {})[name] = _base64(value) if plain is None else plain
-    _put(fields, "payload", message.payload)
+        put(fields, "key", message.key)
+    put_headers(fields, message.headers)
+    put(fields, "payload", message.payload)
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _put(fields: dict[str, Any], name: str, value: bytes) -> None:
-    plain = _text(value)
-    if plain is None:
-        fields[name + "_base64"] = _base64(value)
-    else:
-        fields[name] = plain
-
-
-def _text(value: bytes) -> str | None:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
 
 
 ENCODERS: dict[str, Encoder] = {"lines": lines, "envelope": envelope}
