@@ -29,7 +29,8 @@ REPORTS = """
     OpenReport VerifyReport CompactReport LogStats ConsumerStats CursorReport Damage OffsetRange PinnedSegment
     RepairAction RepairReport
 """.split()
-NAMES = [*ERRORS, *REPORTS, *"open repair serializers verify Log Consumer DeadLetters Record Message Gap DeadLetter".split()]
+FUNCTIONS_AND_VALUES = "open repair serializers verify Log Consumer DeadLetters Record Message Gap DeadLetter".split()
+NAMES = [*ERRORS, *REPORTS, *FUNCTIONS_AND_VALUES]
 
 LOG = """
     append append_many submit sync wait_durable id first_offset next_offset durable_offset get read compact stats
