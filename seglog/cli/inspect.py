@@ -25,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = manual.add_command(
         commands,
         "inspect",
-        summary="show one segment, cursor, meta or lock file, structure by structure",
+        summary="show one file of a log, structure by structure",
         description="Shows what one file of a log holds: positions, lengths, checksums; never a payload. Reads only.",
         notes=NOTES,
         examples=[
