@@ -10,12 +10,13 @@ ticket is answered.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from seglog.errors import LogClosed, LogFailed
+from seglog.errors import LogClosed, LogFailed, StorageError
 from seglog.model import Extras
 
 _HELPER_SECONDS = 0.001
@@ -111,6 +112,13 @@ class GroupCommit:
             raise
         if ticket.error is not None:
             raise ticket.error
+
+    def check_thread(self) -> None:
+        """Raises StorageError in the thread that leads: what it appends there (a logging handler may) would wait for
+        itself."""
+        leader = self._leader
+        if leader is not None and leader.leader is threading.current_thread():
+            raise StorageError(errno.EDEADLK, "a commit cannot be told of in the log that it is for")
 
     def _wait(self, ticket: Ticket) -> None:
         """Until the ticket is settled or it is its turn to lead."""

@@ -119,7 +119,9 @@ class Limits(Generic[T]):
         finally:
             with self._mutex:
                 self._line = deque(other for other in self._line if other() not in (None, ticket))
-            self.settled()  # one of them is first now
+                others = bool(self._line)
+            if others:
+                self._source.wake()  # one of them is first now
 
     def admit_at_once(self, ticket: Ticket) -> bool:
         """As `admit`, if that takes no look at the disk and no waiting; False if it would."""
@@ -139,6 +141,8 @@ class Limits(Generic[T]):
         """Some of those that were admitted are settled, or gone: what they were promised may be too much now."""
         if self._line:
             self._source.wake()
+        if self._dropped and self._source.clock.monotonic() >= self._tell_at:
+            self._tell_of_dropped()
 
     def _admits(self, ticket: Ticket, need: Amount) -> bool:
         """By what was counted last."""
@@ -339,15 +343,21 @@ class Limits(Generic[T]):
             behind = self._before(stop)
         count = behind.records - before.records
         self._source.drop(standing.offset, stop, count)
-        now = self._source.clock.monotonic()
         self._dropped += count
-        if now >= self._tell_at and self._dropped:
-            who = f"consumer {standing.slowest!r} is the slowest" if standing.slowest else "no consumer is registered"
-            logger.warning("%d records were dropped to stay within the limit; %s", self._dropped, who)
-            self._dropped, self._tell_at = 0, now + TELL_SECONDS
+        self._slowest = standing.slowest
+        now = self._source.clock.monotonic()
         if now >= self._reclaim_at:
             self._reclaim()
             self._reclaim_at = now + RECLAIM_SECONDS
+
+    def _tell_of_dropped(self) -> None:
+        """Without a lock, and while nobody commits for us: a logging handler may append to this very log."""
+        with self._mutex:
+            count, slowest = self._dropped, self._slowest
+            self._dropped, self._tell_at = 0, self._source.clock.monotonic() + TELL_SECONDS
+        who = f"consumer {slowest!r} is the slowest" if slowest else "no consumer is registered"
+        if count:
+            logger.warning("%d records were dropped to stay within the limit; %s", count, who)
 
     def _far_enough(self, wanted: Amount, behind: Amount, start: int, end: Seen) -> int:
         """The first offset from `start` on by which both limits are kept, if no removed range lies before it."""

@@ -236,6 +236,7 @@ class Log(Generic[T]):
     def _admitted(self, ticket: Ticket, timeout: float | None) -> GroupCommit:
         """Where the ticket is to be committed, once the limits let it in."""
         commits = self._writable()
+        commits.check_thread()
         if timeout is not None:
             seconds("timeout", timeout)
         if self._limits is not None:

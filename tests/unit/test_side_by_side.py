@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,65 @@ def test_p11_an_append_does_not_wait_for_a_consumer_that_waits_for_another_proce
         opening.join(SECONDS)
         assert not opening.is_alive()
         compacts.close()
+
+
+class Spool(logging.Handler):
+    """Appends what is logged to the log that it is logged about."""
+
+    def __init__(self, log: seglog.Log[bytes]) -> None:
+        super().__init__()
+        self._log = log
+        self.refused: list[Exception] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._log.append(record.getMessage().encode())
+        except seglog.SeglogError as error:
+            self.refused.append(error)
+
+
+@pytest.fixture
+def spools() -> Iterator[Callable[[seglog.Log[bytes]], Spool]]:
+    made: list[Spool] = []
+    logger = logging.getLogger("seglog")
+
+    def begin(log: seglog.Log[bytes]) -> Spool:
+        made.append(Spool(log))
+        logger.addHandler(made[-1])
+        return made[-1]
+
+    yield begin
+    for spool in made:
+        logger.removeHandler(spool)
+
+
+def test_what_is_told_of_dropped_records_may_go_into_the_same_log(
+    spools: Callable[[seglog.Log[bytes]], Spool],
+) -> None:
+    with seglog.open(":memory:", max_records=5, when_full="drop_oldest") as log:
+        spool = spools(log)
+        assert all_end(lambda: [log.append(b"x") for _ in range(6)])
+        assert [message.payload for message in log.read()][-1].startswith(b"1 records were dropped")
+        assert spool.refused == []
+
+
+def test_p9_what_a_commit_tells_of_its_failure_does_not_wait_for_that_commit(
+    spools: Callable[[seglog.Log[bytes]], Spool],
+) -> None:
+    disk = FaultDisk(MemoryDisk())
+    log = seglog.open("log", disk=disk)
+    spool = spools(log)
+    disk.arm(Fault(), match=lambda operation, name: operation == "datasync" and name.endswith(".seg"))
+    failed: list[BaseException] = []
+
+    def append() -> None:
+        try:
+            log.append(b"x")
+        except seglog.LogFailed as error:
+            failed.append(error)
+
+    assert all_end(append, append)
+    assert len(failed) == 2
+    assert spool.refused
+    assert not isinstance(spool.refused[0], seglog.LogFailed), "it is not accepted"
+    log.close()
