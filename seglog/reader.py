@@ -184,9 +184,8 @@ class Scan:
         else:
             lost = header is None or L.JUMP_REASONS[header.jump_reason] == "missing"
             reason = "missing" if lost else "skipped"
-        if stop <= self.offset:  # nothing between: the next one begins right here
-            stop = following.base_offset
-        self._ready.append(Hole(self.offset, stop, reason))
+        if stop > self.offset:  # else nothing is between: the next one begins right here
+            self._ready.append(Hole(self.offset, stop, reason))
 
     def _unreadable(self, name: SegmentName, end: SegmentEnd | None, seen: Seen, detail: str) -> None:
         following = self._catalog.after(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import seglog
+from seglog.testing import CrashDisk, ManualClock
 from tests.support.place import Place, offsets
 
 PER_SEGMENT = 10
@@ -227,3 +229,28 @@ def test_f15_a_crash_between_meta_and_unlink_leaves_segments_that_the_next_compa
         log.compact()
         assert {path.name for path in segments.iterdir()} & set(sorted(kept)[:5]) == set()
     assert place.verify().ok
+
+
+def test_p6_a_reader_goes_on_behind_a_reclaimed_segment_that_held_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The footer of the segment before it was never synced: after a power cut only a walk shows where that one ends."""
+    disk, clock = CrashDisk(), ManualClock()
+
+    def opened(disk: CrashDisk, durability: str = "always") -> seglog.Log[bytes]:
+        return seglog.open("log", disk=disk, clock=clock, durability=durability, sync_interval=3600)
+
+    log = opened(disk)
+    log.append_many([b"0", b"1"])
+    log._after_fork()  # it dies
+    log = opened(disk, "interval")  # another class: another segment
+    log.append(b"2")
+    log._after_fork()  # it dies: what it wrote is copied, and its own segment ends before it
+    with opened(disk) as log:
+        log.consumer("c").ack(1)
+        assert log.compact().removed_segments == 1
+        (image, *_) = disk.images(len(disk.journal), rng=random.Random(0))  # nothing that was not synced
+        with opened(image.disk()) as after:
+            assert offsets(after.read()) == offsets(log.read()) == [0, 1, 2]
+            assert offsets(after.consumer("c").drain()) == [0, 2]
+    assert "offsets" not in caplog.text  # no word of a gap where nothing is missing
