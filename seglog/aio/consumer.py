@@ -94,7 +94,8 @@ class Consumer(Generic[T]):
             try:
                 self._gaps.tell()
             except BaseException:
-                await self._bridge.run(partial(self._put_back, found))
+                back = self._bridge.start(partial(self._put_back, found), lambda _: None)
+                await asyncio.wait([asyncio.wrap_future(back)])  # cancelled here, they go back all the same
                 raise
         return found
 

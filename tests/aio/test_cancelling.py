@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
 import seglog
 import seglog.aio
+from seglog.aio.bridge import THREADS
 from tests.support.gate_disk import GateDisk
 from tests.support.place import Place
 from tests.support.tasks import Run, cancelled_after, opening, steps, turns, until
+from tests.support.zygote import WAIT_SECONDS
 
 
 @pytest.mark.parametrize("operation", ["write", "datasync"])
@@ -259,3 +262,36 @@ def test_f66_other_changes_that_are_cancelled_anywhere_have_happened_or_not(run:
 
     run(main())
     assert place.verify().ok
+
+
+def test_f66_p5_what_on_gap_keeps_from_being_given_out_goes_back_though_the_task_is_cancelled_meanwhile(
+    run: Run, place: Place
+) -> None:
+    busy, free = threading.Semaphore(0), threading.Event()
+
+    async def main() -> None:
+        async with opening(place, max_records=3, when_full="drop_oldest") as log:
+
+            def occupy() -> bool:
+                busy.release()
+                return free.wait(WAIT_SECONDS)
+
+            def on_gap(_: seglog.Gap) -> None:
+                for _thread in range(THREADS):  # so that what is to go back has to wait
+                    log._bridge.start(occupy, lambda _done: None)
+                raise ValueError("no gaps, please")
+
+            consumer = await log.consumer("c", on_gap=on_gap)
+            for _ in range(6):
+                await log.append(b"x")
+            task = asyncio.create_task(consumer.receive_many(3))
+            for _ in range(THREADS):
+                await asyncio.to_thread(busy.acquire, timeout=WAIT_SECONDS)
+            await turns(3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            free.set()
+            assert [message.offset for message in await consumer.receive_many(3, timeout=5)] == [3, 4, 5]
+
+    run(main())
