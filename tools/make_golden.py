@@ -236,6 +236,16 @@ def consumers() -> Image:
     return made.closed()
 
 
+def dead_letters() -> Image:
+    made = Builder(40)
+    made.add(b"0", b"1", b"2")
+    consumer = made.log.consumer("uploader")
+    for offset in range(3):
+        consumer.reject(offset, reason=f"number {offset}")
+    made.log.dead_letters.delete([1])
+    return made.closed()
+
+
 # -- after a crash
 
 
@@ -450,6 +460,7 @@ KINDS: tuple[Callable[[], Image], ...] = (
     many_segments,
     consumers,
     in_flight,
+    dead_letters,
     killed,
     torn_tail,
     jump,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from seglog.dead_letters import DeadLetters
 from seglog.disk import local
 from seglog.housekeeping import Housekeeping
 from seglog.recovery import Action, Ending, Verdict
+from seglog.replay import Replay
 from seglog.segment_writer import Mark, SegmentWriter
 from seglog.tail import Tail, examine
 from seglog.testing import CrashDisk, Operation
@@ -111,6 +112,8 @@ SYNCS = [
     Canary("repair._Repair._restore file.datasync", repair_scenes.a_repair_stays),
     # Dead letters are a log of their own: the same commit, there.
     Canary("segment_writer.SegmentWriter.sync self.file.datasync", crashes(workload("rejects")), "/dead/segments/"),
+    # To delete one is an ack there.
+    Canary("slot_file.SlotFile.write self.file.datasync", crashes(workload("deleted_letters")), "/dead/cursors/"),
 ]
 
 # The real disk, where no crash can be simulated: `test_the_real_disk_is_asked_for_every_sync` reads the system calls.
@@ -262,6 +265,19 @@ def ends_without_syncing_the_note(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Cursor, "end", lambda self, seen: self.write_note(NOTHING_IN_FLIGHT))
 
 
+def deletes_letters_before_their_records_are_there(patch: pytest.MonkeyPatch) -> None:
+    def eager(self: Replay, records: Any, timeout: float | None) -> Iterator[range]:
+        for ticket in self._intake.encoded(records, alone=False):
+            yield range(self._appender.next_offset, self._appender.next_offset + len(ticket.payloads))
+            self._commits.commit(ticket)
+
+    patch.setattr(Replay, "__call__", eager)
+
+
+def replays_without_a_sync(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Appender, "sync_written", lambda self: None)
+
+
 def unlinks_before_meta_says_so(patch: pytest.MonkeyPatch) -> None:
     def eager(self: _Compaction, removable: Any) -> tuple[int, int]:
         meta, allowed = self._after(removable)
@@ -333,6 +349,8 @@ WRONG: list[tuple[Breakage, Scene]] = [
     (moves_the_cursor_before_the_letter_is_kept, crashes(workload("retries"))),
     (gives_out_again_what_is_not_counted, crashes(workload("retries"))),
     (ends_without_syncing_the_note, scenes.a_clean_end_blames_nobody),
+    (deletes_letters_before_their_records_are_there, crashes(workload("replayed_letters"))),
+    (replays_without_a_sync, crashes(workload("replayed_unsynced"))),
     (unlinks_before_meta_says_so, crashes(workload("compaction"))),
     (unlinks_before_meta_says_so, crashes(workload("dropping"))),
     (notes_what_was_dropped_after_the_unlinking, crashes(workload("dropping"))),

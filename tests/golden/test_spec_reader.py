@@ -43,6 +43,7 @@ class Said(NamedTuple):
     skipped: list[tuple[int, int]]
     repaired: list[tuple[int, int]]
     well: bool  # nothing bad anywhere, spares included
+    letters: int  # in the queue of dead letters
     readable: dict[int, tuple[bytes, bytes | None]]
 
 
@@ -101,6 +102,7 @@ def library_says(image: Image) -> Said | str:
         _pairs(report.skipped),
         _pairs(report.repaired),
         not (damage or report.suspect or report.missing),
+        report.dead_letters,
         readable,
     )
 
@@ -126,6 +128,7 @@ def spec_reader_says(path: Path) -> Said | str:
         merged(findings.skipped),
         merged(findings.repaired),
         not (findings.damage or findings.suspect or findings.missing),
+        len(findings.dead_letters),
         readable,
     )
 

@@ -60,6 +60,8 @@ class Expected:
     gone: int = 0  # offsets below it were purged, and that call returned
     consumers: dict[str, Tracked] = field(default_factory=dict)
     rejected: dict[int, bool | None] = field(default_factory=dict)  # offset to whether reject() returned
+    deleted: dict[int, bool] = field(default_factory=dict)  # of dead letters, by offset: whether the deletion returned
+    replayed: dict[int, bytes] = field(default_factory=dict)  # the payload that is appended anew before that
 
     def fold(self, marks: Iterable[Mark]) -> Expected:
         """Go on by these marks."""
@@ -137,6 +139,15 @@ class Expected:
         self.consumers[name].acked.add(offset)
         self.rejected[offset] = True
 
+    def _delete(self, offsets: Sequence[int]) -> None:
+        self.deleted.update((offset, False) for offset in offsets if offset not in self.deleted)
+
+    def _deleted(self, offsets: Sequence[int]) -> None:
+        self.deleted.update((offset, True) for offset in offsets)
+
+    def _replay(self, offset: int, payload: bytes) -> None:
+        self.replayed[offset] = payload
+
     # What must hold
 
     def may_be_reclaimed(self, offset: int) -> bool:
@@ -210,10 +221,16 @@ class Expected:
         }
         demand(not forgotten, f"failed with {name!r}, and not counted:", forgotten)
 
-    def check_letters(self, offsets: Sequence[int], handled: Iterable[int]) -> None:
-        """Each diverted record is kept exactly once, and before it counts as handled."""
+    def check_letters(self, offsets: Sequence[int], handled: Iterable[int], records: Records) -> None:
+        """Each diverted record is kept exactly once, and before it counts as handled; until it is deleted, for good."""
         demand(len(offsets) == len(set(offsets)), "kept twice in the dead letters:", offsets)
         demand(set(offsets) <= set(self.rejected), "dead letters that nobody wrote:", offsets)
         passed = set(handled)
         done = {o for o, returned in self.rejected.items() if returned or (returned is False and o in passed)}
-        demand(done <= set(offsets), "rejected, handled, and not in the dead letters:", sorted(done - set(offsets)))
+        lost = done - set(offsets) - set(self.deleted)
+        demand(not lost, "rejected, handled, and not in the dead letters:", sorted(lost))
+        back = {offset for offset, returned in self.deleted.items() if returned} & set(offsets)
+        demand(not back, "deleted, and in the dead letters again:", sorted(back))
+        for at, payload in self.replayed.items():
+            there = at in offsets or any(found == payload and offset != at for offset, found in records)
+            demand(there, "replayed, gone from the dead letters, and not in the log:", at)

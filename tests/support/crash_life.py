@@ -130,6 +130,33 @@ class Life:
         self.log.purge()
         self.disk.mark(("gone", stop))
 
+    def _letter(self, offset: int) -> int:
+        """The id of a record's dead letter."""
+        return next(letter.id for letter in self.log.dead_letters if letter.offset == offset)
+
+    def delete_letters(self, *offsets: int) -> None:
+        ids = [self._letter(offset) for offset in offsets]
+        self.disk.mark(("delete", offsets))
+        self.log.dead_letters.delete(ids)
+        self.disk.mark(("deleted", offsets))
+
+    def purge_letters(self) -> None:
+        offsets = tuple(letter.offset for letter in self.log.dead_letters)
+        self.disk.mark(("delete", offsets))
+        self.log.dead_letters.purge()
+        self.disk.mark(("deleted", offsets))
+
+    def replay_letter(self, offset: int) -> None:
+        id = self._letter(offset)
+        letter = self.log.dead_letters.get(id)
+        assert letter is not None
+        self.disk.mark(("submit", (letter.payload,)))
+        self.disk.mark(("replay", offset, letter.payload))
+        self.disk.mark(("delete", (offset,)))
+        (new,) = self.log.dead_letters.replay([id])
+        self.disk.mark(("returned", new, True))  # durable in every class
+        self.disk.mark(("deleted", (offset,)))
+
     def compact(self) -> None:
         self.log.compact()  # what may be gone after it follows from the acks
 
@@ -180,7 +207,7 @@ class Life:
             expected.check_unacked(name, 0, unacked, records)
             handled.update(offset for offset, _ in records if offset not in unacked)
         if expected.rejected:
-            expected.check_letters([letter.offset for letter in self.log.dead_letters], handled)
+            expected.check_letters([letter.offset for letter in self.log.dead_letters], handled, records)
         return records
 
     def work_on(self, expected: Expected) -> None:

@@ -15,6 +15,7 @@ RETRIES: dict[str, Any] = {"consumes": {"max_attempts": 2, "lease": 10.0}}
 DROPPING: dict[str, Any] = {"max_records": 4, "when_full": "drop_oldest"}
 RETAINING: dict[str, Any] = {"retention_bytes": 2500, "retention_seconds": 100.0}
 INTERVAL: dict[str, Any] = {"durability": "interval", "sync_interval": 3600.0}  # nothing but our own sync()
+LETTERS: dict[str, Any] = {"dead_letter_bytes": 4096}  # so that each has a segment of its own
 
 
 def text(number: int, size: int = 200) -> bytes:
@@ -228,6 +229,32 @@ def retries(life: Life) -> None:
     life.close()
 
 
+def deleted_letters(life: Life) -> None:
+    """One, and then the rest; with a small cap each of them has a segment of its own."""
+    _rejected(life, 3)
+    life.delete_letters(1)
+    life.purge_letters()
+    life.reject("uploader", 3)
+    life.close()
+
+
+def replayed_letters(life: Life) -> None:
+    _rejected(life, 2)
+    life.replay_letter(1)
+    life.append(text(20))
+    life.close()
+
+
+def _rejected(life: Life, count: int) -> None:
+    life.register("uploader")
+    life.register("archive")  # acks nothing: what is replayed stays
+    life.append_many([text(number, 300) for number in range(4)])
+    if not life.always:
+        life.sync()
+    for number in range(count):
+        life.reject("uploader", number)
+
+
 def interval_waiting(life: Life) -> None:
     """The thread that syncs does it; whoever must know waits for it."""
     life.reopen(sync_interval=0.001)
@@ -372,6 +399,12 @@ WORKLOADS = [
     Workload("dropping_unsynced", dropping_unsynced, NEVER | DROPPING, start=lambda: made(**NEVER), at_least=1100),
     Workload("purging", purging, start=made, again=2, at_least=2000),
     Workload("retaining", retaining, RETAINING, start=made, again=1, at_least=2000),
+    Workload("deleted_letters", deleted_letters, start=made, again=1, subsets=2, at_least=1100),
+    Workload("reclaimed_letters", deleted_letters, LETTERS, start=made, again=1, subsets=2, at_least=1870),
+    Workload("replayed_letters", replayed_letters, start=made, again=1, subsets=2, at_least=750),
+    Workload(
+        "replayed_unsynced", replayed_letters, NEVER, start=lambda: made(**NEVER), again=0, subsets=1, at_least=310
+    ),
     Workload("closing", closing, start=made, at_least=210),
     Workload("recovery_of_a_copy", recovery, start=killed_in_a_write, at_least=1150),
     Workload("recovery_of_a_torn_tail", recovery, start=torn_in_a_write, every_again=True, at_least=890),
