@@ -192,11 +192,21 @@ class SegmentWriter:
 
     def cut_back(self) -> None:
         """After a failed write: drop what it may have left. Raises OSError if the disk refuses even that."""
+        if self._nothing_written():
+            return  # so a disk that has become read-only, or refuses everything else, costs no more than this batch
         self.file.truncate(self.position)
         self._allocated = self.position
         # Before anybody is told "not accepted": were the cut lost in a power cut, the batch could be back, or its rest
         # mix with the next one.
         self.file.datasync()
+
+    def _nothing_written(self) -> bool:
+        """Whether a failed write left nothing: it goes front to back, no batch begins with zero, and the space behind
+        the end is zero."""
+        try:
+            return not any(self.file.read(self.position, 1))
+        except OSError:
+            return False  # nobody knows
 
     def sync(self) -> None:
         """All that was written is durable on return."""

@@ -251,6 +251,38 @@ def test_p9_f42_a_full_disk_is_not_sticky() -> None:
     assert (report.ok, report.records, report.torn_tail_bytes) == (True, 2, 0)
 
 
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EIO, errno.ENOSPC], ids=lambda e: errno.errorcode[e])
+def test_p9_a_disk_that_refuses_every_change_for_a_while_costs_only_what_it_refused(error: int) -> None:
+    """Nothing of the batch was written, so there is nothing to take back, and nothing that the disk must do for it."""
+    disk, place, log = opened(lambda operation, _: operation in CHANGES.split(), Fault(1, error, onwards=True))
+    for size in (1, 100_000, 200):
+        with pytest.raises(seglog.StorageError) as caught:
+            log.append(bytes(size))
+        assert not isinstance(caught.value, seglog.LogFailed)
+        assert caught.value.errno == error
+    disk.arm(None)
+    assert log.append(b"after") == 1
+    assert payloads(log.read()) == [b"before", b"after"]
+    log.close()
+    report = place.verify()
+    assert (report.ok, report.records, report.torn_tail_bytes) == (True, 2, 0)
+
+
+def test_f41_a_write_that_stops_half_way_and_cannot_be_taken_back_is_not_known() -> None:
+    disk, place, log = opened(
+        lambda operation, _: operation in CHANGES.split(), Fault(1, errno.EIO, onwards=True, written=lambda n: n // 2)
+    )
+    for _ in range(2):
+        with pytest.raises(seglog.LogFailed):
+            log.append(b"x" * 1000)
+    disk.arm(None)
+    with pytest.raises(seglog.LogFailed):
+        log.append(b"y")
+    log.close()
+    with place.open() as log:
+        assert payloads(log.read()) == [b"before"]
+
+
 def test_p9_f40_a_failed_sync_of_a_cursor_is_that_consumers_alone() -> None:
     disk, place, log = opened(lambda *_: False)
     one, two = log.consumer("one"), log.consumer("two")
