@@ -85,10 +85,14 @@ class Appender:
     def compression(self) -> Callable[[bytes], bytes] | None:
         return compress if self._options.compression == "zstd" else None
 
-    def ready(self, *, marked: bool = False) -> SegmentWriter:
-        """The active segment; finishes a recovery that had to wait. Raises StorageError while it has to."""
+    def check(self) -> None:
+        """Raises LogFailed once a write or a sync has failed for good."""
         if self._failure is not None:
             raise LogFailed(errno.EIO, f"{self._failure}; what was in flight is decided when the log is opened again")
+
+    def ready(self, *, marked: bool = False) -> SegmentWriter:
+        """The active segment; finishes a recovery that had to wait. Raises StorageError while it has to."""
+        self.check()
         writer = self._writer
         if writer is None:
             assert self.recover is not None

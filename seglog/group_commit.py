@@ -223,6 +223,8 @@ class GroupCommit:
             if self._leader is ticket:
                 ticket.done = True
                 self._pass_on()
+            if ticket.leader is threading.current_thread():
+                ticket.done = True  # it led, and was interrupted after it had handed on
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket whose future tells the outcome; a helper thread leads where nobody else does."""

@@ -51,12 +51,13 @@ class Housekeeping(Generic[T]):
         self._source.state()
         return report
 
-    def reclaim(self) -> None:
-        """As the writer goes: another process or thread at it, or an error, never fails an append."""
+    def reclaim(self, wait: float = 0.0) -> None:
+        """As the writer goes: another process or thread at it (for longer than `wait` seconds), or an error, never
+        fails an append."""
         try:
             state = self._source.state()
             if state.consumers or state.retention != Retention() or self._source.undone():
-                reclaim(self._source.catalog, self._registry(), self._terms())
+                reclaim(self._source.catalog, self._registry(), self._terms(), wait=wait)
                 self._source.state()
         except (SeglogError, OSError) as error:
             if getattr(error, "errno", 0) != errno.EAGAIN:  # then somebody else is at it

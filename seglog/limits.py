@@ -116,6 +116,9 @@ class Limits(Generic[T]):
         self._check_alone(need)
         try:
             self._wait(ticket, need, timeout)
+        except BaseException:
+            ticket.done = True  # nothing of it is to come, however long somebody keeps it, or the traceback
+            raise
         finally:
             with self._mutex:
                 self._line = deque(other for other in self._line if other() not in (None, ticket))
@@ -155,10 +158,11 @@ class Limits(Generic[T]):
         clock = self._source.clock
         begun = clock.monotonic()
         blocks = self.when_full == "block"
-        warned = waits = False
+        warned = waits = tried = False
         while True:
             changes = self._source.changes
             waited = clock.monotonic() - begun
+            self._appender.check()  # one that failed lets nobody in, however much room there is
             with self._mutex, storage_errors("looking how full the log is"):
                 if self._closing:
                     raise LogClosed("the log is closed")
@@ -170,12 +174,18 @@ class Limits(Generic[T]):
                         self._line.popleft()
                     return
                 # Under "drop_oldest" nothing but what other appends were promised is waited for.
-                if self.when_full == "error" or (blocks and timeout is not None and waited >= timeout):
+                ends = self.when_full == "error" or (blocks and timeout is not None and waited >= timeout)
+                reclaims = self._is_first(ticket) and not (ends and tried) and self._may_reclaim()
+                if ends and not reclaims:
                     raise LogFull(self._described())
-                if not waits:  # only who found it full stands in the way of others
+                if not waits and not ends:  # only who found it full stands in the way of others
                     waits = True
                     self._line.append(weakref.ref(ticket))  # weak, as promises are: who is gone stands in nobody's way
                 why = self._described()
+            if reclaims:
+                self._reclaim()  # segments that are acked behind an unacked one count no more once they are gone
+                self._reclaimed, tried = self._source.changes, True
+                continue
             if blocks and not warned and waited >= WARN_SECONDS:
                 warned = True
                 logger.warning("an append waits since %.0f s: %s", waited, why)
@@ -183,7 +193,7 @@ class Limits(Generic[T]):
             self._source.wait_for_change(changes, pause)
 
     def _is_first(self, ticket: Ticket) -> bool:
-        while self._line and self._line[0]() is None:
+        while self._line and ((first := self._line[0]()) is None or first.done):
             self._line.popleft()
         return not self._line or self._line[0]() is ticket
 
@@ -230,18 +240,20 @@ class Limits(Generic[T]):
         return f"the log is full: {' and '.join(parts)} are not consumed, or promised to appends under way; {who}"
 
     def _makes_room(self, need: Amount) -> bool:
-        """Count anew; give back space, or drop, where that is what it takes."""
+        """Count anew."""
         self._count()
-        if self._has_room(need):
-            return True
+        return self._has_room(need)
+
+    def _may_reclaim(self) -> bool:
+        """Whether it is worth while to give back space now; then the caller does, without the mutex: it takes syncs,
+        and a logging handler that hears of it may append to this very log."""
+        now = self._source.clock.monotonic()
         if self.when_full == "drop_oldest":
             return False
-        if self._reclaimed != self._source.changes or self._source.clock.monotonic() >= self._reclaim_at:
-            self._reclaim()  # segments that are acked behind an unacked one count no more once they are gone
-            self._reclaim_at = self._source.clock.monotonic() + RECLAIM_SECONDS
-            self._reclaimed = self._source.changes
-            self._count()
-        return self._has_room(need)
+        if self._reclaimed == self._source.changes and now < self._reclaim_at:
+            return False
+        self._reclaim_at = now + RECLAIM_SECONDS
+        return True
 
     def _count(self) -> None:
         """How far the log may reach, and how far it is consumed."""

@@ -372,7 +372,7 @@ class Log(Generic[T]):
             try:
                 self._roster.close()
                 if self._source.undone():
-                    self._housekeeping.reclaim()
+                    self._housekeeping.reclaim(wait=1.0)  # else what was dropped comes back at the next opening
             finally:
                 if self._commits is not None and self._opened is not None:
                     self._commits.close(self._opened.appender.close)

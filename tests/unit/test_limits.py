@@ -457,3 +457,44 @@ def test_options_are_checked_before_anything_is_touched(options: dict[str, Any],
     with pytest.raises(seglog.InvalidOption, match=next(iter(options))):
         seglog.open(tmp_path / "log", **options)
     assert not (tmp_path / "log").exists()
+
+
+def test_a_log_that_failed_says_so_though_it_is_full() -> None:
+    disk = FaultDisk(MemoryDisk())
+    with seglog.open("log", disk=disk, max_records=2) as log:
+        log.append(b"1")
+        disk.arm(Fault(), match=lambda operation, name: operation == "datasync" and name.endswith(".seg"))
+        with pytest.raises(seglog.LogFailed):
+            log.append(b"2")
+        with pytest.raises(seglog.LogFailed):
+            log.append(b"3", timeout=0)
+
+
+def test_a_handler_that_hears_of_a_compaction_may_append(tmp_path: Path) -> None:
+    """Space is given back by whoever waits for room; nothing is held meanwhile."""
+    logger = logging.getLogger("seglog")
+    with seglog.open(tmp_path, segment_bytes=4096, max_bytes=30_000) as log:
+        consumer = log.consumer("c")
+        for _ in range(24):
+            log.append(bytes(1000))
+        consumer.ack(*range(1, 24))  # the first one pins what counts; the others go with their segments
+
+        class Teller(logging.Handler):
+            told = 0
+
+            def emit(self, record: logging.LogRecord) -> None:
+                if "compaction removed" in record.getMessage() and not self.told:
+                    self.told += 1
+                    log.append(b"told", timeout=0.2)
+
+        teller = Teller()
+        logger.addHandler(teller)
+        before = logger.level
+        logger.setLevel(logging.INFO)
+        try:
+            for _ in range(12):
+                log.append(bytes(1000), timeout=20)
+        finally:
+            logger.removeHandler(teller)
+            logger.setLevel(before)
+        assert teller.told
