@@ -116,10 +116,13 @@ def _judge(segment: SegmentReader, tail: Tail, size: int) -> Tail:
     tail.ending = Ending.SUSPECT
     end_offset = header.end_offset if header is not None else offset
     tail.count_known = header is not None
-    for found in segment.walk(position, offset, size):
-        if isinstance(found, Block):
-            end_offset = max(end_offset, found.header.end_offset)
+    following: Block | Rot | None = None
+    for following in segment.walk(position, offset, size):
+        if isinstance(following, Block):
+            end_offset = max(end_offset, following.header.end_offset)
             tail.count_known = True
+    if tail.count_known and isinstance(following, Rot):
+        end_offset += L.SEGMENT_RECORDS_MAX  # bad bytes behind the last header that holds: nobody knows how many
     tail.bad_end = Mark(behind, end_offset)
     return tail
 

@@ -760,8 +760,11 @@ def examine(seg: Segment, hint: Hint | None, cursors: list[Cursor], lives: bool 
     if torn(seg, r, end, bad):
         return Ending(r, o, None)
     last = _padded(len(seg.data.rstrip(b"\0")))
-    high = [b.end_offset for b in seg.walk(r, o, seg.size, None) if isinstance(b, Batch)]
-    return Ending(max(last, end), max(high) if high else o + JUMP, r)
+    found = seg.walk(r, o, seg.size, None)
+    batches = [b for b in found if isinstance(b, Batch)]
+    high = max([o, *(b.end_offset for b in batches)])
+    known = bool(batches) and _all_zero(seg.data[batches[-1].end :])
+    return Ending(max(last, end), high if known else high + JUMP, r)
 
 
 def torn(seg: Segment, r: int, end: int, bad: Batch | None) -> bool:

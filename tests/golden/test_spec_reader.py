@@ -138,7 +138,7 @@ def compare(image: Image, path: Path) -> None:
     if isinstance(ours, str) or isinstance(theirs, str):
         assert ours == theirs
         return
-    if ours.missing:  # where a neighbour is gone too, cut bytes and bad bytes may be one and the same
+    if ours.missing or ours.repaired:  # where a neighbour is gone too, cut bytes and bad bytes may be one and the same
         ours, theirs = ours._replace(torn=0), theirs._replace(torn=0)
     # Only the library passes over a bad spare of a batch that nothing proves to have been written whole.
     assert ours.well or not theirs.well

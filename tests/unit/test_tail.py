@@ -9,9 +9,10 @@ from seglog.format import layout as L
 from seglog.recovery import Ending
 from seglog.segment_writer import Mark
 from seglog.tail import Tail, examine
+from seglog.verify import verify
 from tests.support.anatomy import batches
 from tests.support.images import ROOT, Image, cut, disk_with, flipped, image_of, overwritten, segment_paths
-from tests.support.subjects import Builder
+from tests.support.subjects import SUBJECTS, Builder
 
 START = Mark(L.DATA_START, 0)
 
@@ -152,3 +153,16 @@ def test_p8_bad_bytes_on_both_sides_of_the_proven_end_are_no_part_of_the_run() -
     with seglog.open(ROOT, disk=disk_with(image)) as log:
         assert [message.offset for message in log.read(on_gap=lambda gap: None)] == [0, 3, 4]
         assert log.append(b"goes on") == 5
+
+
+def test_p4_p7_bad_bytes_behind_the_last_header_of_a_suspect_tail_may_have_held_any_number_of_records() -> None:
+    """Nothing proves the last two batches. The first shows its header, the other one none: its offset was given out."""
+    subject = SUBJECTS["unproven"]()
+    path = segment_paths(subject.image)[-1]
+    pair, single = batches(subject.image, path)[1:3]
+    image = flipped(subject.image, path, pair.end - 100, 0)
+    image = overwritten(image, path, single.position, b"rot")
+    report = verify(ROOT, disk=disk_with(image, boot_id=subject.boot_id))
+    assert any(found.first_offset <= 3 <= found.last_offset for found in report.suspect)
+    with seglog.open(ROOT, disk=disk_with(image, boot_id=subject.boot_id)) as log:
+        assert log.append(b"goes on") > 3
