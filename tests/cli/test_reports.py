@@ -153,6 +153,26 @@ def test_compact_gives_space_back_and_names_what_pins_the_rest(cli: Cli, log: Pa
     assert cli("verify", log).returncode == 0
 
 
+def test_compact_keeps_what_the_writer_keeps_unless_it_is_told_otherwise(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    with seglog.open(path, segment_bytes=4096, retention_bytes=1 << 30) as log:
+        consumer = log.consumer("c")
+        for _ in range(6):
+            log.append_many([bytes(400)] * 10)
+        consumer.ack(*range(60))
+
+    def first(*options: str) -> int:
+        return int(json.loads(cli("compact", path, "--json", *options).stdout)["first_offset"])
+
+    assert first() == 0
+    assert "retention" in cli("compact", path).stdout.decode()
+    assert first("--retention-age", "1h") == 0
+    assert first("--retention-bytes", "10K") == 30
+    assert first("--retention-age", "1h", "--retention-bytes", "5000") == 40
+    assert first("--retention-age", "0") == 50
+    assert cli("compact", path, "--retention-bytes", "-1").returncode == 2
+
+
 def test_compact_works_beside_a_live_writer(cli: Cli, log: Path) -> None:
     with seglog.open(log, segment_bytes=4096) as writer:
         before = len(segments(log))

@@ -51,7 +51,7 @@ function _shtab_seglog_using
 end
 
 set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' dlq 'dlq list' 'dlq show' 'dlq export' 'dlq replay' 'dlq delete' 'dlq purge' repair demo completions
-set -g _shtab_seglog_opts_with_value --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --segment-bytes --start --to -n -o
+set -g _shtab_seglog_opts_with_value --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --retention-age --retention-bytes --segment-bytes --start --to -n -o
 
 complete -c seglog -e
 complete -c seglog -f
@@ -117,6 +117,8 @@ complete -c seglog -n '_shtab_seglog_using inspect' -l json -d 'one object per l
 complete -c seglog -n '_shtab_seglog_using inspect; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file below the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a compact -d 'Removes what every consumer has handled, and says what pins each segment that it left.'
 complete -c seglog -n '_shtab_seglog_using compact' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using compact' -l retention-bytes -x -d 'keep so much of what all consumers have passed; without consumers, of everything, like 10GiB (default: what the writer was opened with)'
+complete -c seglog -n '_shtab_seglog_using compact' -l retention-age -x -d 'keep what was appended within the last 12h, say; of both options, one suffices to remove (default: what the writer was opened with)'
 complete -c seglog -n '_shtab_seglog_using compact' -l json -d 'one object'
 complete -c seglog -n '_shtab_seglog_using compact; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a consumers -d 'A consumer is a name with a durable position in a log. Segments are kept until every registered consumer has passed them.'

@@ -75,6 +75,8 @@ _shtab_seglog_append_defaults_added=0
 
 _shtab_seglog_compact_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--retention-bytes[keep so much of what all consumers have passed\; without consumers, of everything, like 10GiB (default\: what the writer was opened with)]:SIZE:"
+  "--retention-age[keep what was appended within the last 12h, say\; of both options, one suffices to remove (default\: what the writer was opened with)]:DURATION:"
   "--json[one object]"
   ":the log directory:_files -/"
 )
