@@ -49,6 +49,7 @@ class Builder:
     seed: int
     compression: str | None = None
     largest: int = 1 << 20
+    options: dict[str, Any] = field(default_factory=dict)
     disk: GoldenDisk = field(default_factory=GoldenDisk)
 
     def __post_init__(self) -> None:
@@ -64,6 +65,7 @@ class Builder:
             segment_bytes=4096,
             max_record_bytes=self.largest,
             compression=self.compression,
+            **self.options,
         )
 
     def add(self, *values: bytes | seglog.Record[bytes]) -> None:
@@ -223,6 +225,16 @@ def many_segments() -> Image:
         made.add(b"%d/single" % number)
         if number < 4:
             made.rotate()
+    return made.closed()
+
+
+def dropped() -> Image:
+    """The start lies inside a segment; a consumer that is behind it has one acked record there."""
+    made = Builder(41, options={"max_records": 4, "when_full": "drop_oldest", "retention_seconds": 100.5})
+    consumer = made.log.consumer("uploader")
+    made.add(b"0", b"1", b"2", b"3")
+    consumer.ack(1, 3)
+    made.add(b"4", b"5", b"6")
     return made.closed()
 
 
@@ -458,6 +470,7 @@ KINDS: tuple[Callable[[], Image], ...] = (
     extras,
     sealed,
     many_segments,
+    dropped,
     consumers,
     in_flight,
     dead_letters,

@@ -165,7 +165,8 @@ def _slot_fields(slot: Slot) -> Row:
     try:
         if slot.kind == L.KIND_META:
             meta = decode_meta(slot.payload)
-            return {**fields, **meta._asdict(), "removed": [removed._asdict() for removed in meta.removed]}
+            removed, retention = [removed._asdict() for removed in meta.removed], meta.retention._asdict()
+            return {**fields, **meta._asdict(), "removed": removed, "retention": retention}
         cursor = decode_cursor(slot.payload)
         return {**fields, **cursor._asdict(), "seen": cursor.seen._asdict()}
     except ValueError as error:  # under a valid checksum: no writer of ours made this
