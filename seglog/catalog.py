@@ -363,9 +363,10 @@ class Catalog:
 class Meta:
     """The open `meta` file and what it says. Written only under the cursors' lock."""
 
-    def __init__(self, file: SlotFile, state: MetaState) -> None:
+    def __init__(self, file: SlotFile, state: MetaState, *, writable: bool = True) -> None:
         self.file = file
         self.state = state
+        self._writable = writable
 
     @classmethod
     def create(cls, root: Directory, log_id: bytes, state: MetaState) -> Meta:
@@ -396,7 +397,7 @@ class Meta:
         if state is None:
             file.close()
             return None
-        return cls(slots, state)
+        return cls(slots, state, writable=write)
 
     @property
     def log_id(self) -> bytes:
@@ -412,6 +413,8 @@ class Meta:
 
     def store(self, state: MetaState) -> None:
         """Durable on return, in both slots."""
+        if not self._writable:
+            raise OSError(errno.EROFS, "the disk took no writes when this was opened; open the log again", META)
         self.file.write_both(encode_meta(state))
         self.state = state
 

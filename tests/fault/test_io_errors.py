@@ -360,3 +360,16 @@ def test_f60_a_file_system_without_locks_is_a_typed_error() -> None:
     with pytest.raises(seglog.StorageError) as caught:
         seglog.open("log", disk=disk)
     assert caught.value.errno == errno.ENOLCK
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.ENOSPC], ids=lambda e: errno.errorcode[e])
+def test_p9_f48_where_the_register_could_only_be_opened_for_reading_its_change_says_what_to_do(error: int) -> None:
+    disk = FaultDisk(MemoryDisk())
+    seglog.open("log", disk=disk).close()
+    disk.arm(Fault(error=error), match=lambda operation, name: (operation, name) == ("datasync", "meta"))
+    with seglog.open("log", disk=disk) as log:
+        assert log.append(b"a") == 0
+        with pytest.raises(seglog.StorageError, match="open the log again"):
+            log.consumer("c")
+    with seglog.open("log", disk=disk) as log:
+        assert offsets(log.consumer("c").drain()) == [0]
