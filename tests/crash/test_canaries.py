@@ -313,12 +313,12 @@ def notes_what_was_dropped_after_the_unlinking(patch: pytest.MonkeyPatch) -> Non
     terms = Housekeeping._terms
 
     def late(self: Housekeeping[bytes], purged: int = 0) -> Any:
-        made, done = terms(self, purged)
+        made = terms(self, purged)
         for name in self._source.catalog.names:
             following = self._source.catalog.after(name)
             if following is not None and following.base_offset <= self._source.floor():
                 self._source.catalog.segments.unlink(name.file_name)
-        return made, done
+        return made
 
     patch.setattr(Housekeeping, "_terms", late)
 
