@@ -238,6 +238,8 @@ class DeadLetters:
         replayer = self._replayer
         if replayer is None:
             raise ReadOnly('the log was opened with mode "r"; replaying appends, so it needs the one writer')
+        if timeout is not None:
+            seconds("timeout", timeout)
         wanted = list(dict.fromkeys(_ids(ids)))
         with self._replaying:
             entries = self._entries(set(wanted))

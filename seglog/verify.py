@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from seglog.format.names import DEAD
 from seglog.model import OffsetRange, VerifyReport
 from seglog.options import LogOptions
 
+_NO_DIRECTORY = (errno.EINVAL, errno.ENOTDIR, errno.ELOOP)
 _LOOKS = 3  # at the dead letters: somebody may be adding one at this moment
 
 
@@ -37,8 +39,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None, *, di
         disk = LocalDisk()
     with log_directory(disk, os.fspath(path), "verifying") as root:
         audit = Audit(disk, root, progress).run()
-        dead = audit_dead(disk, root)
-        return _report(audit, dead, len(DeadLetters(disk, SystemClock(), root, LogOptions(), 1 << 40)))
+        return _report(audit, *_dead_letters(disk, root))
 
 
 @contextmanager
@@ -84,8 +85,21 @@ def _audited(audit: Audit) -> Audit:
         return audit
 
 
-def _report(audit: Audit, dead: Audit | None, dead_letters: int) -> VerifyReport:
-    warnings = [*audit.warnings, *(_in_dead(dead) if dead is not None else ())]
+def _dead_letters(disk: Disk, root: Directory) -> tuple[list[str], int]:
+    """What is not well among them, and how many there are. Somebody's file in their place is no reason not to check
+    the log."""
+    try:
+        dead = audit_dead(disk, root)
+        letters = len(DeadLetters(disk, SystemClock(), root, LogOptions(), 1 << 40))
+        return [] if dead is None else list(_in_dead(dead)), letters
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY:
+            raise
+        return [f"{DEAD} is no directory, so dead letters cannot be kept"], 0
+
+
+def _report(audit: Audit, in_dead: list[str], dead_letters: int) -> VerifyReport:
+    warnings = [*audit.warnings, *in_dead]
     return VerifyReport(
         ok=audit.well,
         acknowledged_loss=audit.lost,

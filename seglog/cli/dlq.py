@@ -213,9 +213,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     with seglog.open(args.directory, mode="r") as log, reader_may_leave():
-        letter = log.dead_letters.get(args.id)
-        if letter is None:
-            raise InvalidOption(f"there is no dead letter {args.id} in {args.directory}")
+        letter = _get(log, args.id)
         if args.json:
             print_json(_fields(letter))
         elif args.raw:
@@ -238,9 +236,18 @@ def run_show(args: argparse.Namespace) -> int:
     return exit_codes.OK
 
 
+def _get(log: seglog.Log[bytes], id: int) -> DeadLetter:
+    letter = log.dead_letters.get(id)
+    if letter is None:
+        raise InvalidOption(f"there is no dead letter {id}")
+    return letter
+
+
 def run_export(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as handles:
         log = handles.enter_context(seglog.open(args.directory, mode="r"))
+        for id in args.ids:
+            _get(log, id)  # before anything is written
         target = sys.stdout
         if args.output is not None:
             target = handles.enter_context(open(args.output, "x", encoding="ascii"))

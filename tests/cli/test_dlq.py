@@ -119,6 +119,10 @@ def test_export_to_stdout_and_to_a_file(cli: Cli, log: Path, tmp_path: Path) -> 
     assert again.returncode == exit_codes.FAILED  # what was exported before is never written over
     assert len(out.read_text().splitlines()) == 2
     assert ids(cli, log) == known
+    result = cli("dlq", "export", log, known[0], 99, "-o", tmp_path / "none")
+    assert (result.returncode, result.stdout) == (exit_codes.USAGE, b"")
+    assert "no dead letter 99" in one_line(result.stderr)
+    assert not (tmp_path / "none").exists()
 
 
 def test_replay_by_id_and_all(cli: Cli, log: Path) -> None:

@@ -172,3 +172,15 @@ def drain_when_told(say: Say, hear: Hear, path: str, name: str) -> None:
             for message in consumer.drain():
                 say(f"message {message.offset}")
             say("drained")
+
+
+def reject_when_told(say: Say, hear: Hear, path: str, name: str) -> None:
+    """Reject everything, one by one, beside others who do the same."""
+    with seglog.open(path, "r") as log, log.consumer(name) as consumer:
+        say("open")
+        hear()
+        count = 0
+        for message in consumer.drain():
+            consumer.reject(message)
+            count += 1
+        say(f"rejected {count}")

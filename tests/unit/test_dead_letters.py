@@ -123,6 +123,10 @@ def test_f77_whatever_happens_to_the_queue_the_log_itself_works(what: str, tmp_p
             with pytest.raises(seglog.DeadLetterWriteFailed):
                 consumer.reject(1)
             assert offsets(consumer.unacked()) == [1, 2, 3]
+            assert log.stats().dead_letters == 0
+            report = seglog.verify(tmp_path)
+            assert (report.ok, report.records) == (True, 4)
+            assert any("dead" in warning for warning in report.warnings)
             return
         consumer.reject(1, reason="second")
         assert "second" in [letter.detail for letter in log.dead_letters]

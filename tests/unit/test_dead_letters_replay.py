@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from typing import Any
 
 import pytest
@@ -76,6 +77,9 @@ def test_what_cannot_be_replayed_is_refused_before_anything_changes(place: Place
         with pytest.raises(seglog.RecordTooLarge):
             log.dead_letters.replay([0, 2])
         assert (log.next_offset, len(log.dead_letters)) == (3, 2)
+        with pytest.raises(seglog.InvalidOption):
+            log.dead_letters.replay([0], timeout=-1)
+        assert (log.next_offset, len(log.dead_letters)) == (3, 2)
     with place.open("r") as log, pytest.raises(seglog.ReadOnly):
         log.dead_letters.replay([0])
 
@@ -138,3 +142,38 @@ def test_many_are_replayed_in_batches_each_deleted_once_it_is_durable() -> None:
         assert log.dead_letters.replay(range(7)) == list(range(7, 14))
         assert [m.payload[:1] for m in log.read(7)] == [b"%d" % n for n in range(7)]
         assert len(log.dead_letters) == 0
+
+
+def test_p10_replay_keeps_to_the_limits_as_append_does(place: Place) -> None:
+    with place.open() as log:
+        log.append_many([b"%d" % n for n in range(5)])
+        log.consumer("c").reject(*range(5))
+    with place.open(max_records=3, when_full="error") as log:
+        with pytest.raises(seglog.LogFull):
+            log.dead_letters.replay(range(5))
+        assert payloads(log.read(5)) == [b"0", b"1", b"2"]
+        assert [letter.id for letter in log.dead_letters] == [3, 4]
+        assert payloads(log.consumer("c").drain()) == [b"0", b"1", b"2"]
+        log.consumer("c").ack(5, 6, 7)
+        assert log.dead_letters.replay([3, 4]) == [8, 9]
+
+
+def test_p10_replay_waits_for_room_while_consumers_divert(place: Place) -> None:
+    """It must not hold what a consumer needs to make that room."""
+    with place.open() as log:
+        log.append_many([b"%d" % n for n in range(5)])
+        log.consumer("c").reject(*range(5))
+    with place.open(max_records=1) as log:
+        replayed: list[int] = []
+        thread = threading.Thread(target=lambda: replayed.extend(log.dead_letters.replay(range(5), timeout=30)))
+        thread.start()
+        try:
+            consumer = log.consumer("c")
+            for _ in range(5):
+                message = consumer.receive(timeout=30)
+                assert message is not None
+                consumer.reject(message, reason="again")
+        finally:
+            thread.join(60)
+        assert replayed == [5, 6, 7, 8, 9]
+        assert [(letter.offset, letter.detail) for letter in log.dead_letters] == [(n, "again") for n in range(5, 10)]
