@@ -81,8 +81,8 @@ class Consumer(Generic[T]):
         After the process before has died, what it had in flight comes one at a time: nothing else is given out while
         one of these is in flight.
 
-        Raises LogClosed, StorageError, and DeadLetterWriteFailed if there is nothing else to give and damage, or a
-        message that failed too often, cannot be kept; then it stays.
+        Raises LogClosed, and once there is nothing else to give: StorageError, what the serializer raises except for
+        ValueError, and DeadLetterWriteFailed if damage, or a message that failed too often, cannot be kept. It stays.
         """
         whole("limit", limit, 1, 1 << 31)
         if max_bytes is not None:
@@ -109,8 +109,10 @@ class Consumer(Generic[T]):
 
     def _tell(self, gaps: list[Gap], messages: Sequence[Message[T]] = ()) -> None:
         """Call `on_gap`, without the lock: it may call anything. If it raises, nobody will see the messages."""
+        left = gaps.copy()
         try:
-            for gap in gaps:
+            while left:
+                gap = left.pop(0)
                 if self._on_gap is not None:
                     self._on_gap(gap)
                 else:
@@ -118,7 +120,9 @@ class Consumer(Generic[T]):
                     logger.warning("consumer %s: offsets %d to %d: %s", self.name, first, last, gap.reason)
         except BaseException:
             with self._lock:
-                self._delivery.put_back(messages)
+                self._delivery.diversion.tell_later(left)
+                if not self._closed:
+                    self._delivery.put_back(messages)
             raise
 
     def __iter__(self) -> Iterator[Message[T]]:
@@ -173,11 +177,12 @@ class Consumer(Generic[T]):
                 return
             cursor, delivery = self._cursor, self._delivery
             dues = delivery.dues(offsets, wait)
-            attempts, acked = cursor.counted(offsets), cursor.acked.copy()
+            attempts = cursor.counted(offsets)
             ended = [offset for offset in offsets if self._policy.exhausted(attempts[offset])]
             # First kept, then handled: a crash between counts as one more failure, and the letter is there once.
             found = [delivery.stored(offset) for offset in ended]
             delivery.diversion.keep_exhausted([message for message in found if message is not None])
+            acked = cursor.acked.copy()  # not before: damage may have been found, and passed over
             for offset in ended:
                 del dues[offset], attempts[offset]
                 acked.add(offset, offset + 1)

@@ -22,7 +22,7 @@ from seglog.model import Gap, Message, plain_messages
 from seglog.reader import Hole, Run, given_up
 from seglog.retry import RetryPolicy
 from seglog.source import Source
-from seglog.waiting import Waiting
+from seglog.waiting import Waiting, passed
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Delivery(Generic[T]):
         self._scan = source.scan(cursor.watermark)
         self._lookup = Lookup(source.scan(cursor.watermark))
         self._run: Run | None = None  # what the scan gave last
-        self._at = 0  # the offset in it that comes next
+        self._at = cursor.watermark  # what comes next, in it or after it
         self._held: Hole | None = None  # met, and not yet dealt with
         self._doubt = Doubt()
         self._trouble: DeadLetterWriteFailed | None = None
@@ -82,8 +82,9 @@ class Delivery(Generic[T]):
     def give_back(self, dues: dict[int, float]) -> None:
         """These failed, and come again then."""
         for offset, due in dues.items():
-            self.land(offset, offset + 1)
-            self._waiting.put(offset, due)
+            self._waiting.put(offset, due)  # first: an interrupt must not leave it nowhere
+            self.flight.land(offset, offset + 1)
+            self._doubt.answered(offset, offset + 1)
 
     def land(self, first: int, stop: int) -> None:
         """first .. stop-1 were answered: nothing in here waits for them or doubts them any more."""
@@ -94,8 +95,8 @@ class Delivery(Generic[T]):
     def put_back(self, messages: Sequence[Message[T]]) -> None:
         """These were not given out after all: they come first the next time."""
         for message in messages:
+            self._waiting.put(message.offset, 0.0)  # first: an interrupt must not leave it nowhere
             self.flight.land(message.offset, message.offset + 1)
-            self._waiting.put(message.offset, 0.0)
         if self._doubt.alone is not None and self._doubt.alone not in self.flight:
             self._doubt.alone = None
         self.note()
@@ -106,10 +107,13 @@ class Delivery(Generic[T]):
 
     def seek(self, offset: int) -> None:
         """Begin anew at `offset`."""
-        self._scan.seek(offset)
-        self._run = self._held = None
+        self._begin_at(offset)
         self.flight, self._doubt = Flight(self._policy.lease), Doubt()
         self._waiting = Waiting(self._source, self._cursor, self.flight)
+
+    def _begin_at(self, offset: int) -> None:
+        self._at, self._run, self._held = offset, None, None
+        self._scan.seek(offset)
 
     def close(self) -> None:
         self._scan.close()
@@ -140,18 +144,28 @@ class Delivery(Generic[T]):
             return haul.messages
         try:
             self._cursor.keep_counts(self._source.durable)
+            self._fill(haul)
+            if haul.messages:
+                self.note()
+        except BaseException:
+            self.put_back(haul.messages)  # nobody will see them: they must not stay in flight
+            self._begin_at(self._at)  # what the scan gave last may have got lost on its way
+            raise
+        if not haul.messages and self._trouble is not None:
+            raise self._trouble
+        return haul.messages
+
+    def _fill(self, haul: Haul[T]) -> None:
+        """An error waits until there is nothing else to give; then it comes again, and is raised."""
+        try:
             if self._take_waiting(haul) and not self._waiting.full:
                 self._take_new(haul)
             if not haul.messages and self._free() <= 0:
                 self._take_oldest(haul)
-        except BaseException:
-            self.put_back(haul.messages)  # nobody will see them: they must not stay in flight
-            raise
-        if haul.messages:
-            self.note()
-        elif self._trouble is not None:
-            raise self._trouble
-        return haul.messages
+        except Exception as error:
+            if not haul.messages or isinstance(error, MemoryError):  # that may have come anywhere
+                raise
+            self._begin_at(self._at)
 
     def _free(self) -> int:
         """How many can be given out so that whatever is acked of them, in whichever order, can be stored."""
@@ -175,22 +189,22 @@ class Delivery(Generic[T]):
     def _take_waiting(self, haul: Haul[T]) -> bool:
         """Take what failed or was scheduled, and is due. False if nothing else may be taken after it now."""
         aside: list[int] = []
-        end = self._scan.offset if self._run is None else self._at
         try:
             while haul.left and self._doubt.alone is None and len(aside) < _ASIDE_MAX:
-                offset = self._waiting.take(end)
+                offset = self._waiting.first(self._at)
                 if offset is None:
                     if not aside:
                         self._lookup.close()
                     return True
-                aside.append(offset)
-                if self._storable(offset):
-                    if self._must_wait(offset) or not self._take_again(haul, offset):
-                        return False
-                    aside.pop()
+                if not self._storable(offset):
+                    aside.append(offset)
+                    self._waiting.drop(offset, offset + 1)
+                elif self._must_wait(offset) or not self._take_again(haul, offset):
+                    return False
         finally:
+            now = self._source.clock.monotonic()
             for offset in aside:
-                self._waiting.put(offset, 0.0)
+                self._waiting.put(offset, now)  # behind others that are due: the next look is at those
         return haul.left > 0 and self._doubt.alone is None
 
     def _take_again(self, haul: Haul[T], offset: int) -> bool:
@@ -198,7 +212,7 @@ class Delivery(Generic[T]):
         found = self._lookup.at(offset)
         try:
             if isinstance(found, Hole):
-                self.diversion.meet_hole(found)
+                self._pass(found)
                 return True
             message = None if found is None else self.diversion.message(found, offset)
         except DeadLetterWriteFailed as error:
@@ -206,21 +220,27 @@ class Delivery(Generic[T]):
             return True
         if message is not None and self._policy.exhausted(message.attempts - 1):
             self._bury(message)
-        elif message is not None:
+            return True
+        if message is not None:
             if not haul.holds(len(message.payload)):
                 return False
             haul.add(message)
             self._fly(offset, offset + 1)
+        self._waiting.drop(offset, offset + 1)
         return True
 
     def _take_oldest(self, haul: Haul[T]) -> None:
         """The position is too scattered to be stored with more: only the oldest may go, once its time has come."""
         offset = self._cursor.watermark
-        if offset in self.flight or offset in self._waiting or self._must_wait(offset):
+        if offset in self.flight or self._must_wait(offset):
+            return
+        if offset in self._waiting:
+            if self._waiting.due(offset):
+                self._take_again(haul, offset)
             return
         found = self._lookup.at(offset)
         if isinstance(found, Run):
-            due_ns = due_and_expiry(found.records[offset - found.first])[0] if found.extended else 0
+            due_ns = passed(*due_and_expiry(found.records[offset - found.first])) if found.extended else 0
             if due_ns <= self._source.clock.time_ns():
                 self._take_again(haul, offset)
 
@@ -235,8 +255,8 @@ class Delivery(Generic[T]):
                 if item is None:
                     return
                 if isinstance(item, Hole):
-                    self.diversion.meet_hole(item)
-                    self._held = None
+                    self._pass(item)
+                    self._at, self._held = item.stop, None
                     continue
                 run, self._at = item, item.first
                 self._run = run
@@ -255,18 +275,13 @@ class Delivery(Generic[T]):
                 self._run = None
 
     def _next_item(self, have_some: bool) -> Run | Hole | None:
-        """What the scan gives next; a hole, or an error of the disk, only when nothing waits to be given out."""
+        """What the scan gives next; a hole only when nothing waits to be given out."""
         if self._held is not None:
             return None if have_some else self._held
         handled = self._cursor.handled_until(self._scan.offset)
         if handled > self._scan.offset:
-            self._scan.seek(handled)
-        try:
-            item = self._scan.next()
-        except OSError:
-            if have_some:
-                return None
-            raise
+            self._begin_at(handled)
+        item = self._scan.next()
         if item is None:
             self.awaited = self._scan.offset
         if isinstance(item, Hole):
@@ -331,12 +346,17 @@ class Delivery(Generic[T]):
         """The message as it is stored, whether or not anybody could handle it; None if it is gone."""
         found = self._lookup.at(offset)
         if isinstance(found, Hole):
-            self.diversion.meet_hole(found)
+            self._pass(found)
         return self.diversion.stored(found, offset) if isinstance(found, Run) else None
+
+    def _pass(self, hole: Hole) -> None:
+        """Nobody waits for what is not there. Raises DeadLetterWriteFailed; then nothing has changed."""
+        self.diversion.meet_hole(hole)
+        self.land(hole.first, hole.stop)
 
     def _overtaken(self) -> None:
         """What was dropped or purged meanwhile is given out no more, wherever it waits. What is in flight of it may
-        still be answered."""
+        still be answered; that changes nothing."""
         if self._source.floor() <= self._floor:
             return
         # Never past what is durable: after a power cut the position would be ahead of the log.
@@ -348,3 +368,4 @@ class Delivery(Generic[T]):
         for first, stop in list(self._cursor.unhandled(0, floor)):
             for hole in given_up(first, stop, state):
                 self.diversion.pass_over(Gap(hole.first, hole.stop - 1, hole.reason))
+        self.land(0, floor)

@@ -79,6 +79,10 @@ class Diversion(Generic[T]):
         gaps, self._gaps = self._gaps, []
         return gaps
 
+    def tell_later(self, gaps: Sequence[Gap]) -> None:
+        """These were taken, and could not be told: the next time they come first."""
+        self._gaps[:0] = gaps
+
     # -- dead letters
 
     def give_up(self, message: Message[T]) -> None:

@@ -16,11 +16,14 @@ class Flight:
         self._lease = lease
         self._offsets = Intervals()
         self._ends = Timetable()
-        self.count = 0
+
+    @property
+    def count(self) -> int:
+        """How many are in flight."""
+        return self._offsets.count()
 
     def start(self, first: int, stop: int, now: float) -> None:
         """first .. stop-1 are given out."""
-        self.count += stop - first - sum(end - start for start, end in self._offsets.overlap(first, stop))
         self._offsets.add(first, stop)
         if self._lease is not None:
             for offset in range(first, stop):
@@ -33,10 +36,8 @@ class Flight:
 
     def land(self, first: int, stop: int) -> None:
         """first .. stop-1 are in flight no more."""
-        for start, end in self._offsets.overlap(first, stop):
-            self._offsets.remove(start, end)
-            self._ends.drop(start, end)
-            self.count -= end - start
+        self._offsets.remove(first, stop)
+        self._ends.drop(first, stop)
 
     def ground(self, first: int, stop: int) -> tuple[int, int]:
         """The first part of first .. stop-1 that is not in flight; (stop, stop) if all is."""
@@ -48,7 +49,11 @@ class Flight:
 
     def ended(self, now: float) -> list[int]:
         """In flight, though their lease is over."""
-        return self._ends.until(now)
+        ended = self._ends.until(now)
+        for offset in ended:
+            if offset not in self._offsets:  # an interrupt came between
+                self._ends.drop(offset, offset + 1)
+        return [offset for offset in ended if offset in self._offsets]
 
     def next_end(self) -> float | None:
         """When the next lease ends."""

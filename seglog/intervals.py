@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator
 
 
 class Intervals:
-    """Grows and shrinks by ranges; cost is that of a bisection and of a list insertion."""
+    """Grows and shrinks by ranges; cost is that of a bisection and of a list insertion.
 
-    __slots__ = ("_starts", "_stops")
+    Every change is a few statements without a call in between, so an interrupt leaves all of it or nothing.
+    """
+
+    __slots__ = ("_count", "_starts", "_stops")
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
+        self._count = 0
         for first, stop in ranges:
             self.add(first, stop)
 
@@ -24,11 +28,14 @@ class Intervals:
         starts, stops = self._starts, self._stops
         left = bisect_left(stops, first)  # the first range that touches or follows
         right = bisect_right(starts, stop)  # behind the last that touches
+        held = 0
         if left < right:
             first = min(first, starts[left])
             stop = max(stop, stops[right - 1])
+            held = sum(stops[left:right]) - sum(starts[left:right])
         starts[left:right] = [first]
         stops[left:right] = [stop]
+        self._count += stop - first - held
 
     def remove(self, first: int, stop: int) -> None:
         """Take out first .. stop-1, as far as it is in."""
@@ -46,8 +53,10 @@ class Intervals:
         if stops[right - 1] > stop:
             kept_starts.append(stop)
             kept_stops.append(stops[right - 1])
+        gone = sum(stops[left:right]) - sum(starts[left:right]) - sum(kept_stops) + sum(kept_starts)
         starts[left:right] = kept_starts
         stops[left:right] = kept_stops
+        self._count -= gone
 
     def range_at(self, offset: int) -> tuple[int, int] | None:
         """The range that holds `offset`."""
@@ -82,11 +91,12 @@ class Intervals:
         made = Intervals()
         made._starts = self._starts[:]
         made._stops = self._stops[:]
+        made._count = self._count
         return made
 
     def count(self) -> int:
         """How many offsets are in the set."""
-        return sum(self._stops) - sum(self._starts)
+        return self._count
 
     def __contains__(self, offset: int) -> bool:
         return self.range_at(offset) is not None

@@ -34,8 +34,8 @@ class Schedule:
         if len(self._near) >= 2 * self._nearest:
             self._near.sort()  # sorted, it is a heap too
             far = self._near[self._nearest :]
-            del self._near[self._nearest :]
             self._forget(far[0] >> _OFFSET_BITS, min(entry & _OFFSET_MASK for entry in far), len(far))
+            del self._near[self._nearest :]  # last: an interrupt must not lose them
 
     def _forget(self, due_ns: int, offset: int, count: int) -> None:
         if self._far_offset is None or due_ns < self._far_due:
@@ -43,22 +43,23 @@ class Schedule:
         self._far_offset = offset if self._far_offset is None else min(offset, self._far_offset)
         self._far_count += count
 
-    def take(self, now_ns: int) -> int | None:
-        """The offset that was due first, if one is due; it is taken out."""
+    def first(self, now_ns: int) -> int | None:
+        """The offset that was due first, if one is due; it stays in until it is popped."""
         if not self._near or self._near[0] >> _OFFSET_BITS > now_ns:
             return None
-        return heapq.heappop(self._near) & _OFFSET_MASK
+        return self._near[0] & _OFFSET_MASK
+
+    def pop(self) -> None:
+        """Take out what was due first."""
+        heapq.heappop(self._near)
 
     def look_again(self, now_ns: int) -> int | None:
         """From which offset on the log must be read again before more can be taken; None if that is not needed.
 
-        Afterwards nothing is forgotten any more: every waiting record from there on must be added.
+        Every waiting record from there on makes a new schedule, which takes the place of this one once it is whole:
+        whatever goes wrong before, nothing is forgotten.
         """
-        if self._near or self._far_offset is None or self._far_due > now_ns:
-            return None
-        offset = self._far_offset
-        self._far_offset, self._far_count = None, 0
-        return offset
+        return None if self._near or self._far_offset is None or self._far_due > now_ns else self._far_offset
 
     def next_due(self) -> int | None:
         """When something becomes due next."""

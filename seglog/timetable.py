@@ -19,11 +19,12 @@ class Timetable:
 
     def set(self, offset: int, time: float) -> None:
         """This is its time from now on."""
+        heapq.heappush(self._heap, (time, offset))  # first: an interrupt in between leaves what was before
         self._times[offset] = time
-        heapq.heappush(self._heap, (time, offset))
         if len(self._heap) > 2 * len(self._times) + 64:
-            self._heap = [(at, kept) for kept, at in self._times.items()]
-            heapq.heapify(self._heap)
+            heap = [(at, kept) for kept, at in self._times.items()]
+            heapq.heapify(heap)
+            self._heap = heap
 
     def drop(self, first: int, stop: int) -> None:
         """Take out first .. stop-1, as far as they are in."""
@@ -36,6 +37,10 @@ class Timetable:
         else:
             for offset in [offset for offset in times if first <= offset < stop]:
                 del times[offset]
+
+    def time(self, offset: int) -> float:
+        """Its time, which it must have."""
+        return self._times[offset]
 
     def first(self) -> tuple[float, int] | None:
         """The earliest time and its offset."""

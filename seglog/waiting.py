@@ -41,28 +41,40 @@ class Waiting(Generic[T]):
         self._line.drop(first, stop)
 
     def schedule(self, due_ns: int, expiry_ns: int, offset: int) -> None:
-        """A record that is not due yet; one that expires before is due by then, to be passed over."""
-        self._schedule.add(min(due_ns, expiry_ns or due_ns), offset)
+        """A record that is not due yet."""
+        self._schedule.add(passed(due_ns, expiry_ns), offset)
 
-    def take(self, end: int) -> int | None:
-        """What is due first; `end` is where the scan stands."""
+    def first(self, end: int) -> int | None:
+        """What is due first; it waits on, in line, until it is dropped or put elsewhere: an interrupt or an error in
+        between must not lose it. `end` is where the scan stands."""
         clock, line = self._source.clock, self._line
         now = clock.monotonic()
         while (first := line.first()) is not None and first[0] <= now:
-            line.drop(first[1], first[1] + 1)
             if not self._cursor.handled(first[1]):
                 return first[1]
+            line.drop(first[1], first[1] + 1)
         now_ns = clock.time_ns()
-        again = self._schedule.look_again(now_ns)
-        if again is not None:
-            self._schedule_again(again, end)
-        while (offset := self._schedule.take(now_ns)) is not None:
-            if self._still_waits(offset):
+        while True:
+            again = self._schedule.look_again(now_ns)
+            if again is not None:
+                self._schedule = self._scheduled_again(again, end)
+            offset = self._schedule.first(now_ns)
+            if offset is None:
+                return None
+            waits = self._still_waits(offset)
+            if waits:
+                line.set(offset, now)
+            self._schedule.pop()
+            if waits:
                 return offset
-        return None
 
-    def _schedule_again(self, offset: int, end: int) -> None:
-        """Read from `offset` to `end`, and schedule what the schedule had to forget."""
+    def due(self, offset: int) -> bool:
+        """Whether its time in line has come."""
+        return self._line.time(offset) <= self._source.clock.monotonic()
+
+    def _scheduled_again(self, offset: int, end: int) -> Schedule:
+        """What waits from `offset` to `end`, read anew, as the schedule had to forget it."""
+        schedule = Schedule()
         scan = self._source.scan(offset)
         try:
             while scan.offset < end and (found := scan.next()) is not None:
@@ -71,9 +83,10 @@ class Waiting(Generic[T]):
                 for at, stored in enumerate(found.records[: end - found.first], found.first):
                     due_ns, expiry_ns = due_and_expiry(stored)
                     if due_ns and self._still_waits(at):
-                        self.schedule(due_ns, expiry_ns, at)
+                        schedule.add(passed(due_ns, expiry_ns), at)
         finally:
             scan.close()
+        return schedule
 
     def _still_waits(self, offset: int) -> bool:
         return not (self._cursor.handled(offset) or offset in self._flight or offset in self._line)
@@ -103,3 +116,8 @@ class Waiting(Generic[T]):
     def __contains__(self, offset: int) -> bool:
         """Whether it failed or was put back, and waits."""
         return offset in self._line
+
+
+def passed(due_ns: int, expiry_ns: int) -> int:
+    """When a record is due; one that expires before is due by then, to be passed over."""
+    return min(due_ns, expiry_ns or due_ns)

@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 import seglog
+from seglog import waiting
 from seglog.disk.memory import MemoryDisk
+from seglog.schedule import Schedule
+from seglog.testing import ManualClock
 from tests.support.interrupts import Interrupt
 from tests.support.place import Place, offsets, payloads
 from tests.support.process import open_descriptors
@@ -255,6 +258,41 @@ def test_f63_a_receive_that_is_interrupted_anywhere_loses_no_message() -> None:
             consumer.ack(2)
         with at.open() as log:
             assert offsets(log.consumer("c").drain()) == [0, 1], interrupt.struck
+        if not interrupt.struck:
+            return
+
+
+WAITING: dict[str, Callable[[seglog.Consumer[bytes]], Any]] = {
+    "new": lambda consumer: None,
+    "failed": lambda consumer: consumer.nack(*consumer.receive_many(4)),
+    "leases ended": lambda consumer: consumer.receive_many(4),
+    "scheduled": lambda consumer: consumer.receive(),
+}
+
+
+@pytest.mark.parametrize("what", WAITING)
+def test_f63_what_an_interrupted_receive_was_about_to_give_comes_the_next_time(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "Schedule", lambda: Schedule(nearest=3))
+    delays = [5.0 + n if what in ("new", "scheduled") else None for n in range(9)]
+    for place, at in every_place(step=7):
+        clock = ManualClock()
+        with at.open(clock=clock) as log:
+            log.append_many([seglog.Record(b"%d" % n, delay=delay) for n, delay in enumerate(delays)])
+            consumer = log.consumer("c", lease=60 if what == "leases ended" else None)
+            WAITING[what](consumer)
+            clock.advance(0 if what == "new" else 61)
+            interrupt, given, _ = interrupted(lambda c=consumer: c._delivery.take(3, None), place)  # type: ignore[misc]
+            clock.advance(30)
+            try:
+                rest = bounded(lambda c=consumer: list(c.drain()))  # type: ignore[misc]
+            except seglog.LogFailed:  # its sync was interrupted: what the file holds is known when it is opened again
+                with contextlib.suppress(seglog.LogFailed):
+                    consumer.close()
+                continue
+            assert sorted(offsets((given or []) + rest)) == list(range(9)), interrupt.struck
+            assert consumer.stats().in_flight == 9, interrupt.struck
         if not interrupt.struck:
             return
 

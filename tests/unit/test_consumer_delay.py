@@ -6,7 +6,7 @@ import os
 import random
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 import seglog
 from seglog import Record, delivery, schedule, waiting
 from seglog.format import layout
+from seglog.reader import Scan
 from seglog.testing import ManualClock
 from tests.support.place import Place, offsets, payloads
 
@@ -205,6 +206,84 @@ def test_p5_a_scattered_position_never_hangs(place: Place, seed: int) -> None:
         if len(acked) == 200:
             break
     assert acked == set(range(200))
+
+
+def test_p5_an_outage_never_hangs_a_scattered_position(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "CURSOR_RANGES_MAX", 70)
+    clock = ManualClock()
+    consumer = scheduled(place, [None] * 400, clock, backoff=10)
+    while messages := consumer.receive_many(4):
+        consumer.ack(*[m for m in messages if m.offset % 4 == 3])
+        consumer.nack(*[m for m in messages if m.offset % 4 != 3])
+    for _ in range(5):
+        clock.advance(4000)
+        failed = 0
+        while messages := consumer.receive_many(20):
+            failed += len(messages)
+            consumer.nack(*messages)
+        assert failed > 0
+    for _ in range(400):
+        clock.advance(4000)
+        consumer.ack(*consumer.receive_many(20))
+        if not len(consumer):
+            return
+    raise AssertionError(consumer.stats())
+
+
+@pytest.mark.usefixtures("ten_ranges", "small_schedule")
+def test_the_oldest_is_passed_over_when_it_expires_before_it_is_due_however_scattered_the_position(
+    place: Place,
+) -> None:
+    clock = ManualClock()
+    log = place.open(clock=clock)
+    log.append_many(
+        [Record(b"o", delay=900, ttl=100), *[Record(b"w", delay=50)] * 200, *[Record(b"a", delay=950)] * 21]
+    )
+    consumer = log.consumer("c")
+    assert consumer.receive() is None
+    consumer.ack(*range(202, 222, 2))
+    clock.advance(101)
+    assert offsets(consumer.receive_many(1)) == []
+    assert offsets(consumer.receive_many(1)) == [1]
+
+
+@pytest.mark.usefixtures("small_schedule")
+def test_p5_what_is_due_comes_once_the_disk_reads_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    consumer = scheduled(place, [10.0 + n for n in range(100)], clock)
+    assert consumer.receive() is None
+    clock.advance(200)
+    taken = offsets(consumer.receive_many(5))
+    with monkeypatch.context() as broken:
+        broken.setattr(Scan, "next", failing(after=3))
+        with pytest.raises(seglog.StorageError):
+            taken.extend(message.offset for message in consumer.drain())
+    assert len(taken) < 100
+    taken += offsets(consumer.drain())
+    assert sorted(taken) == list(range(100))
+
+
+def failing(after: int) -> Callable[[Scan], Any]:
+    """Reads so often, then the disk does not read any more."""
+    left, read = [after], Scan.next
+
+    def step(scan: Scan) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise seglog.StorageError(5, "injected")
+        return read(scan)
+
+    return step
+
+
+@pytest.mark.usefixtures("small_schedule")
+def test_what_is_due_is_not_hidden_by_what_was_handled_while_it_waited(place: Place) -> None:
+    clock = ManualClock()
+    consumer = scheduled(place, [10.0 + n for n in range(100)], clock)
+    assert consumer.receive() is None
+    consumer.ack(*range(30))
+    clock.advance(200)
+    assert offsets(consumer.drain()) == list(range(30, 100))
 
 
 # A great many

@@ -259,3 +259,73 @@ def test_f62_delays_of_nacks_do_not_notice_a_wall_clock_that_jumps(place: Place)
     again = consumer.receive()
     assert again is not None
     assert (again.offset, again.attempts) == (0, 2)
+
+
+# Errors and those who listen
+
+
+class Picky:
+    """A serializer that does not read everything."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def dumps(self, value: bytes) -> bytes:
+        return value
+
+    def loads(self, data: bytes) -> bytes:
+        if data == b"bad":
+            raise self._error("bad")
+        return data
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(ValueError, seglog.DeadLetterWriteFailed), (ZeroDivisionError, ZeroDivisionError)]
+)
+@pytest.mark.parametrize("failed", [False, True])
+def test_an_error_waits_until_there_is_nothing_else_to_give(
+    place: Place, error: type[Exception], raised: type[Exception], failed: bool
+) -> None:
+    log = place.open(serializer=Picky(error), dead_letter_bytes=4096)
+    log.append_many([bytes(3600), b"a", b"b", b"bad", b"c"])
+    consumer = log.consumer("c")
+    consumer.reject(0)
+    if failed:
+        consumer.nack(*consumer.receive_many(2))
+    messages = consumer.receive_many(10)
+    assert offsets(messages) == [1, 2]
+    for _ in range(2):
+        with pytest.raises(raised):
+            consumer.receive_many(10)
+    assert offsets(consumer.unacked()) == [1, 2, 3, 4]
+    consumer.ack(*messages)
+    assert consumer.stats().in_flight == 0
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_if_on_gap_raises_the_other_gaps_and_the_messages_come_the_next_time(place: Place, closes: bool) -> None:
+    clock = ManualClock()
+    log = place.open(clock=clock)
+    log.append_many([seglog.Record(b"%d" % n, ttl=None if n % 2 else 5) for n in range(6)])
+    clock.advance(9)
+    told: list[int] = []
+
+    def on_gap(gap: seglog.Gap) -> None:
+        told.append(gap.first_offset)
+        if closes:
+            consumer.close()
+        if len(told) < 3:
+            raise ZeroDivisionError
+
+    consumer = log.consumer("c", on_gap=on_gap)
+    with pytest.raises(ZeroDivisionError):
+        consumer.receive_many(9)
+    assert told == [0]
+    if closes:
+        with pytest.raises(seglog.LogClosed):
+            consumer.receive()
+        return
+    with pytest.raises(ZeroDivisionError):
+        consumer.receive_many(9)
+    assert offsets(consumer.receive_many(9)) == [1, 3, 5]
+    assert told == [0, 2, 4]

@@ -335,3 +335,27 @@ def test_the_log_is_a_list_that_forgets_its_front(limit: int, steps: list[tuple[
     assert not seen & told
     assert place.verify().ok
     place.close()
+
+
+@pytest.mark.parametrize("answer", ["nack", "lease", "ack"])
+def test_what_is_dropped_while_it_is_in_flight_fails_no_more_and_is_told_once(place: Place, answer: str) -> None:
+    clock = ManualClock()
+    log = dropping(place, clock=clock)
+    log.append_many([b"x"] * 10)
+    gaps: list[seglog.Gap] = []
+    consumer = log.consumer("c", lease=5, max_attempts=1, on_gap=gaps.append)
+    messages = consumer.receive_many(3)
+    log.append_many([b"y"] * 9)
+    assert offsets(consumer.receive_many(1)) == [9]
+    assert consumer.stats().in_flight == 1
+    if answer == "nack":
+        consumer.nack(*messages)
+    elif answer == "ack":
+        consumer.ack(*messages)
+    else:
+        clock.advance(6)
+    consumer.nack(9)
+    assert offsets(consumer.drain()) == list(range(10, 19))
+    assert gaps == [seglog.Gap(0, 8, "dropped")]
+    assert [letter.offset for letter in log.dead_letters] == [9]
+    assert consumer._cursor.attempts == {}
