@@ -76,10 +76,14 @@ class Appender:
         return self.seen if writer is None else Seen(writer.header.segment_id, writer.position, writer.next_offset)
 
     @property
-    def bytes_total(self) -> int | None:
-        """Bytes of all batches that were ever written, in all segments; None before the log is ready for appends."""
+    def totals(self) -> tuple[int, int] | None:
+        """Bytes of all batches that were ever written, in all segments, and records; None before it is ready."""
         writer = self._writer
-        return None if writer is None else writer.header.bytes_before + writer.position - L.DATA_START
+        if writer is None:
+            return None
+        header = writer.header
+        written = writer.position - L.DATA_START, writer.next_offset - header.base_offset
+        return header.bytes_before + written[0], header.records_before + written[1]
 
     @property
     def compression(self) -> Callable[[bytes], bytes] | None:

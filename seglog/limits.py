@@ -37,6 +37,7 @@ TELL_SECONDS = 60.0
 _BATCH_BYTES = 2 * L.BATCH_HEADER_BYTES + L.END_MARK_BYTES + L.ALIGNMENT + 2 * (L.BATCH_HEADER_BYTES + L.END_MARK_BYTES)
 _RECORD_BYTES = L.EXTENDED.size  # of one that is committed together with extended ones
 _TICKETS_MIN = 1000
+_NO_LIMIT = 1 << 62
 
 
 class Amount(NamedTuple):
@@ -79,6 +80,7 @@ class Limits(Generic[T]):
         self.max_bytes = options.max_bytes
         self.max_records = options.max_records
         self.when_full = options.when_full
+        self._limit = Amount(*(_NO_LIMIT if limit is None else limit for limit in (self.max_bytes, self.max_records)))
         self._source = source
         self._appender = appender
         self._held = held
@@ -88,10 +90,13 @@ class Limits(Generic[T]):
         self._line: deque[weakref.ref[Ticket]] = deque()  # who waits: first come, first served
         self._promised: list[weakref.ref[Ticket]] = []  # admitted; those that are settled are dropped now and then
         self._tidy_at = _TICKETS_MIN
-        self._ahead: Amount | None = None  # where the log ends once all that was admitted is written, at most
-        self._behind = NOTHING  # what lies before the first that somebody may still want, and what was removed behind
+        self._room: Amount | None = (
+            None  # for so much more, when that was counted; less what got in since
+        )
         self._slowest = ""
         self._setbacks = -1  # of the source, when that was counted
+        self._passed = NOTHING  # what lay before the first that somebody wanted when room was made last
+        self._passed_setbacks = -1
         self._others: dict[str, int] = {}  # watermarks of consumers that are not open here
         self._look_again = -1.0
         self._removed: tuple[tuple[RemovedRange, ...], list[tuple[int, Amount]]] = ((), [])
@@ -204,21 +209,20 @@ class Limits(Generic[T]):
             raise LogFull(f"a batch of up to {need.bytes} bytes can never fit into max_bytes={self.max_bytes}")
 
     def _promise(self, ticket: Ticket, need: Amount) -> None:
-        assert self._ahead is not None
+        assert self._room is not None
         self._promised.append(weakref.ref(ticket))  # the promise ends with the ticket, however that comes about
-        self._ahead = self._ahead.plus(need)
+        self._room = self._room.minus(need)
         if len(self._promised) > self._tidy_at:
             self._pending()
             self._tidy_at = max(_TICKETS_MIN, 2 * len(self._promised))
 
     def _has_room(self, need: Amount) -> bool:
         """By what was counted last; by now it may be more, or less if a consumer of another process stepped back."""
-        return self._ahead is not None and self._fits(self._ahead.plus(need).minus(self._behind))
+        room = self._room
+        return room is not None and need.bytes <= room.bytes and need.records <= room.records
 
     def _fits(self, used: Amount) -> bool:
-        return (self.max_bytes is None or used.bytes <= self.max_bytes) and (
-            self.max_records is None or used.records <= self.max_records
-        )
+        return used.bytes <= self._limit.bytes and used.records <= self._limit.records
 
     # -- counting
 
@@ -229,8 +233,7 @@ class Limits(Generic[T]):
 
     def _described(self) -> str:
         """Why there is no room, in words."""
-        ahead = self._ahead or NOTHING
-        used = ahead.minus(self._behind)
+        used = self._limit.minus(self._room or NOTHING)
         parts = []
         if self.max_records is not None:
             parts.append(f"{used.records} of max_records={self.max_records} records")
@@ -260,12 +263,12 @@ class Limits(Generic[T]):
         self._setbacks = self._source.setbacks
         pending = self._pending()  # first: what is settled in between is then counted twice, not never
         if self.when_full == "drop_oldest":  # the other records make room when it comes to writing
-            self._ahead, self._behind = pending, NOTHING
+            self._room = self._limit.minus(pending)
             return
-        self._ahead = self._written().plus(pending)
+        ahead = self._written().plus(pending)
         standing = self._standing(fresh=True)
         self._slowest = standing.slowest
-        self._behind = self._before(standing.offset)
+        self._room = self._limit.minus(ahead.minus(self._before(standing.offset)))
 
     def _pending(self) -> Amount:
         """What is admitted and not settled."""
@@ -277,11 +280,13 @@ class Limits(Generic[T]):
         return total
 
     def _written(self) -> Amount:
-        end = self._appender.written
-        size = 0 if self.max_bytes is None else self._appender.bytes_total
-        if size is None:  # recovery waits for the disk
-            size = self._gauge.bytes_before(end.end_offset, end)
-        return Amount(size, self._source.catalog.records_before(end.end_offset))
+        totals = self._appender.totals
+        if totals is not None:
+            return Amount(*totals)
+        end = self._appender.written  # recovery waits for the disk
+        return Amount(
+            self._gauge.bytes_before(end.end_offset, end), self._source.catalog.records_before(end.end_offset)
+        )
 
     def _before(self, offset: int) -> Amount:
         """What lies before an offset, and what was removed behind it."""
@@ -342,13 +347,16 @@ class Limits(Generic[T]):
         """
         with self._mutex, storage_errors("making room"):
             wanted = self._written().plus(Amount(size + _BATCH_BYTES, count))
+            if self._passed_setbacks == self._source.setbacks and self._fits(wanted.minus(self._passed)):
+                return
+            self._passed_setbacks = self._source.setbacks
             # Dropping what was consumed a moment ago harms nobody, so older word of other processes will do.
             standing = self._standing(fresh=False)
-            behind = self._before(standing.offset)
-            if not self._fits(wanted.minus(behind)):
-                self._drop(wanted, standing, behind)
+            self._passed = self._before(standing.offset)
+            if not self._fits(wanted.minus(self._passed)):
+                self._passed = self._drop(wanted, standing, self._passed)
 
-    def _drop(self, wanted: Amount, standing: Standing, before: Amount) -> None:
+    def _drop(self, wanted: Amount, standing: Standing, before: Amount) -> Amount:
         end, stop, behind = self._appender.written, standing.offset, before
         while stop < end.end_offset and not self._fits(wanted.minus(behind)):
             stop = max(stop + 1, self._far_enough(wanted, behind, stop, end))
@@ -361,6 +369,7 @@ class Limits(Generic[T]):
         if now >= self._reclaim_at:
             self._reclaim()
             self._reclaim_at = now + RECLAIM_SECONDS
+        return behind
 
     def _tell_of_dropped(self) -> None:
         """Without a lock, and while nobody commits for us: a logging handler may append to this very log."""
