@@ -333,6 +333,9 @@ class Delivery(Generic[T]):
 
     def _bury(self, message: Message[T]) -> None:
         """There is no attempt left. If it cannot be kept it stays, and keeps no other from being given out."""
+        if self._trouble is not None:  # each try may take seconds to fail, and there may be thousands
+            self._put_off(message.offset, self._trouble)
+            return
         try:
             self.diversion.give_up(message._replace(attempts=message.attempts - 1))
         except DeadLetterWriteFailed as error:

@@ -308,6 +308,28 @@ def test_a_dead_letter_that_cannot_be_kept_stays_and_does_not_keep_others(place:
     assert (len(consumer), letters(place)) == (0, [(1, "exhausted", 1)])
 
 
+def test_if_dead_letters_cannot_be_kept_one_is_tried_and_not_thousands(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    consumer = opened(place, clock, 51, max_attempts=1, lease=10)
+    consumer.receive_many(50)
+    clock.advance(11)
+    tries: list[int] = []
+
+    def divert(letters: Any) -> None:
+        tries.append(len(letters))
+        raise seglog.DeadLetterWriteFailed("busy")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(place.opened()[-1].dead_letters, "divert", divert)
+        assert offsets(consumer.receive_many(9)) == [50]
+        assert tries == [1]
+    clock.advance(5.1)
+    assert consumer.receive() is None
+    assert letters(place) == [(offset, "exhausted", 1) for offset in range(50)]
+
+
 def test_a_gap_that_was_met_before_an_error_is_told_after_it(place: Place) -> None:
     clock = ManualClock()
     log = place.open(dead_letter_bytes=4096, clock=clock)
