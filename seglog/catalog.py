@@ -212,6 +212,7 @@ class Catalog:
         hint = self.hint()
         if hint is None or hint.segment_id != name.segment_id:
             return None
+        counted = self._counted_before(name)
         return SegmentHeader(
             log_id=self.log_id or bytes(16),
             segment_id=name.segment_id,
@@ -221,14 +222,26 @@ class Catalog:
             jump_reason=0,
             max_record_bytes=0,  # less than any record may have: the next append opens another segment
             max_batch_bytes=L.OFFSET_MAX >> 33,
-            bytes_before=0,
-            records_before=name.base_offset,
+            bytes_before=counted[0],
+            records_before=counted[1],
             born_position=L.DATA_START,
             born_offset=name.base_offset,
             floor_offset=name.base_offset,
             predecessor=None,
             created_ns=0,
         )
+
+    def _counted_before(self, name: SegmentName) -> tuple[int, int]:
+        """Bytes and records before a segment that cannot say it, as the footer before it tells; else 0 and its base."""
+        before = next((other for other in reversed(self.names) if other.segment_id == name.segment_id - 1), None)
+        try:
+            footer = None if before is None else self.facts(before).footer
+        except FileNotFoundError:  # reclaimed since it was listed
+            footer = None
+        if footer is None:
+            return 0, name.base_offset
+        size, records = footer.end_position - L.DATA_START, footer.end_offset - footer.header.base_offset
+        return footer.header.bytes_before + size, footer.header.records_before + records
 
     def _successor_header(self, name: SegmentName) -> SegmentHeader | None:
         """The header of the direct successor, if it is there."""
