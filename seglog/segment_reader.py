@@ -21,7 +21,7 @@ from seglog.format.batch import (
     trailer_fault,
     words,
 )
-from seglog.format.extended import decode_extended
+from seglog.format.extended import check_extended
 from seglog.format.footer import Footer, decode_footer, footer_length
 from seglog.format.names import SegmentName
 from seglog.format.salvage import salvage
@@ -72,7 +72,7 @@ class Block:
             records = split_records(self.header, self.data, self.at + L.BATCH_HEADER_BYTES)
             if self.header.flags & L.FLAG_EXTENDED:
                 for record in records:
-                    decode_extended(record)
+                    check_extended(record)
         except ValueError:  # a writer's fault under a valid checksum; the bytes are not what they say
             return None
         return records
@@ -102,7 +102,7 @@ def _readable(record: bytes | None) -> bytes | None:
     """An extended record, if its block fits."""
     try:
         if record is not None:
-            decode_extended(record)
+            check_extended(record)
     except ValueError:
         return None
     return record

@@ -22,7 +22,7 @@ from seglog.format.cursor_state import (
     encode_note,
 )
 from seglog.format.dead_letter import Envelope, decode_letter, encode_letter
-from seglog.format.extended import decode_extended, encode_extended
+from seglog.format.extended import check_extended, decode_extended, encode_extended
 from seglog.format.footer import Footer, IndexEntry, decode_footer, encode_footer, footer_length
 from seglog.format.hint import Hint, decode_hint, encode_hint
 from seglog.format.meta_state import NO_TAIL, MetaState, RemovedRange, Retention, decode_meta, encode_meta
@@ -165,6 +165,21 @@ def test_dead_letter_round_trip(letter: Envelope) -> None:
 @example(b"payload", Extras(b"", {"\udcff": b"a name from undecodable bytes"}))
 def test_extended_record_round_trip(payload: bytes, extras: Extras) -> None:
     assert decode_extended(encode_extended(payload, extras)) == (payload, extras)
+
+
+@given(st.binary(max_size=200), st.booleans(), st.integers(0, 40), st.integers(0, 3))
+def test_an_extended_record_is_fine_exactly_where_it_can_be_decoded(
+    rest: bytes, keyed: bool, key: int, headers: int
+) -> None:
+    record = L.EXTENDED.pack(0, 0, key if keyed else L.NO_KEY, headers, 0) + rest
+    for cut in (record, record[: L.EXTENDED.size], record[:-1]):
+        try:
+            decode_extended(cut)
+        except ValueError:
+            with pytest.raises(ValueError, match="record"):
+                check_extended(cut)
+        else:
+            check_extended(cut)
 
 
 def test_a_plain_record_among_extended_ones_has_an_empty_block() -> None:
