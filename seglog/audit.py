@@ -7,6 +7,7 @@ live writer too: past what the writer called durable nothing is judged.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from seglog.catalog import Catalog, Meta, SegmentEnd, SegmentFacts
@@ -329,14 +330,13 @@ class Audit:
     def _cursor_states(self, meta: Meta | None) -> dict[str, CursorState | None]:
         """The registered consumers' cursors, None where one is missing or does not read back. A file that `meta` does
         not know is what an interrupted change of the register leaves; it counts only while `meta` is in doubt."""
-        try:
+        states: dict[str, CursorState | None] = {}
+        with suppress(FileNotFoundError):  # then all that are registered are missing
             cursors = self.root.directory(N.CURSORS)
-        except FileNotFoundError:
-            return {}
-        try:
-            states = read_cursors(cursors, None if meta is None else meta.log_id)
-        finally:
-            cursors.close()
+            try:
+                states = read_cursors(cursors, None if meta is None else meta.log_id)
+            finally:
+                cursors.close()
         if meta is None or not meta.file.whole:
             return states
         if any(name not in states for name, _ in meta.state.consumers):

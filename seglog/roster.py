@@ -16,6 +16,7 @@ from seglog.consumer import MAX_IN_FLIGHT, Consumer
 from seglog.cursor import Cursor, read_note
 from seglog.disk.base import Directory
 from seglog.errors import InvalidOption, LogClosed, NotALog, StorageError, UnknownConsumer, storage_error
+from seglog.format.cursor_state import CursorState
 from seglog.format.layout import SEGMENT_RECORDS_MAX
 from seglog.format.names import CURSORS, META
 from seglog.intervals import Intervals
@@ -147,15 +148,15 @@ class Roster(Generic[T]):
     def stats(self) -> dict[str, ConsumerStats]:
         """Every registered consumer and where it stands."""
         source = self._source
-        try:
+        states: dict[str, CursorState | None] = {}
+        in_flight: dict[str, int] = {}
+        with suppress(FileNotFoundError):  # then all that are registered begin again
             cursors = source.root.directory(CURSORS)
-        except FileNotFoundError:
-            return {}
-        try:
-            states = read_cursors(cursors, bytes.fromhex(source.origin.log_id))
-            in_flight = {name: read_note(cursors, name).in_flight for name in states}
-        finally:
-            cursors.close()
+            try:
+                states = read_cursors(cursors, bytes.fromhex(source.origin.log_id))
+                in_flight = {name: read_note(cursors, name).in_flight for name in states}
+            finally:
+                cursors.close()
         found = {}
         for name, start in source.state().consumers:
             held = self._open.get(name)

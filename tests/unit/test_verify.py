@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import seglog
 from seglog.verify import verify
 from tests.support.anatomy import batches
 from tests.support.images import ROOT, disk_with, flipped, segment_paths
@@ -21,3 +25,17 @@ def test_p11_two_that_verify_at_the_same_time_are_no_writer_to_each_other() -> N
     other.unlock()
     assert other.lock()  # a writer: past what it called durable nothing is judged
     assert not verify(ROOT, disk=disk).suspect
+
+
+def test_a_registered_consumer_is_missed_although_the_whole_directory_of_cursors_is_gone(tmp_path: Path) -> None:
+    with seglog.open(tmp_path) as log:
+        log.append_many([b"a", b"b"])
+        log.consumer("c").ack(0)
+    shutil.rmtree(tmp_path / "cursors")
+    report = verify(tmp_path)
+    assert not report.ok
+    assert not report.cursors["c"].ok
+    with seglog.open(tmp_path, mode="r") as reader:
+        assert reader.consumers()["c"].lag_records == 2  # it begins again
+    assert [action.action for action in seglog.repair(tmp_path).actions] == ["restart"]
+    assert verify(tmp_path).ok
