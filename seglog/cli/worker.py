@@ -49,22 +49,26 @@ class Worker:
                 if waits:
                     continue
                 break
-            status = _run(self._args, message, self._stop)
+            status, late = _run(self._args, message, self._stop)
             if status != 0 and self._stop:
                 break  # interrupted: not acked, and no attempt either
-            self._answer(consumer, message, status)
+            self._answer(consumer, message, status, late)
             if left is not None:
                 left -= 1
         return self._stop.exit_code or (exit_codes.NOT_WELL if self._failed else exit_codes.OK)
 
-    def _answer(self, consumer: seglog.Consumer[bytes], message: Message[bytes], status: int) -> None:
+    def _answer(self, consumer: seglog.Consumer[bytes], message: Message[bytes], status: int, late: bool) -> None:
         offset, attempts_max = message.offset, self._args.max_attempts
         self._coming.discard(offset)
         if status == 0:
             consumer.ack(message)
             self._failed.discard(offset)
             return
-        say(f"offset {offset}: {self._args.exec[0]} {_ended(status)} (attempt {message.attempts})")
+        which = f"attempt {message.attempts}"
+        if attempts_max is not None and message.attempts >= attempts_max:
+            which += ", the last: it becomes a dead letter"
+        why = f"took longer than {self._args.lease:g} s and " if late else ""
+        say(f"offset {offset}: {self._args.exec[0]} {why}{_ended(status)} ({which})")
         tries_again = self._args.follow or attempts_max is not None
         consumer.nack(message, delay=None if tries_again else NOT_IN_THIS_RUN)
         self._failed.add(offset)
@@ -72,8 +76,9 @@ class Worker:
             self._coming.add(offset)
 
 
-def _run(args: argparse.Namespace, message: Message[bytes], stop: Stop) -> int:
-    """How the command ended; it is asked to end when we are, or when its time is over."""
+def _run(args: argparse.Namespace, message: Message[bytes], stop: Stop) -> tuple[int, bool]:
+    """How the command ended, and whether its time was over; then it is asked to end, as it is when we are."""
+    late = False
     payload = messages.as_json(message) if args.json else message.payload
     child = subprocess.Popen(args.exec, stdin=subprocess.PIPE, env=_environment(message))
     try:
@@ -81,6 +86,7 @@ def _run(args: argparse.Namespace, message: Message[bytes], stop: Stop) -> int:
         try:
             child.communicate(payload, timeout=args.lease)
         except subprocess.TimeoutExpired:
+            late = True
             child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.communicate(timeout=GRACE_SECONDS)
@@ -90,7 +96,7 @@ def _run(args: argparse.Namespace, message: Message[bytes], stop: Stop) -> int:
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # what it did not read
             child.stdin.close()
-    return child.returncode
+    return child.returncode, late
 
 
 def _environment(message: Message[bytes]) -> dict[str, str]:

@@ -106,6 +106,8 @@ def test_max_attempts_then_a_dead_letter(cli: Cli, log: Path, tmp_path: Path) ->
     options = ["--max-attempts", "3", "--backoff", "0.01"]
     result = cli("consume", log, "--consumer", "c", "--exec", command, *options)
     assert result.returncode == exit_codes.NOT_WELL
+    last = f"seglog: offset 2: {command} exited with 1 (attempt 3, the last: it becomes a dead letter)"
+    assert result.stderr.decode().splitlines()[2:] == [last]
     tries = [line.split() for line in result.stdout.decode().splitlines()]
     assert [attempt for payload, attempt in tries if payload == "2"] == ["1", "2", "3"]
     assert sorted(payload for payload, _ in tries if payload != "2") == ["0", "1", "3", "4"]
@@ -211,7 +213,7 @@ def test_the_lease_ends_a_command_that_takes_too_long(cli: Cli, log: Path, tmp_p
     command = script(tmp_path, 'test "$SEGLOG_OFFSET" != 0 || exec sleep 1000')
     result = cli("consume", log, "--consumer", "c", "--exec", command, "--lease", "0.2")
     assert result.returncode == exit_codes.NOT_WELL
-    assert "was ended by SIGTERM" in one_line(result.stderr)
+    assert "took longer than 0.2 s and was ended by SIGTERM (attempt 1)" in one_line(result.stderr)
     assert unhandled(log) == [0]
 
 
