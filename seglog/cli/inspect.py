@@ -41,8 +41,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     parent, name = os.path.split(os.path.realpath(args.file))
-    directory = LocalDisk().open(parent, create=False)
-    file = directory.open(name)
+    try:
+        directory = LocalDisk().open(parent, create=False)
+        file = directory.open(name)
+    except OSError as error:
+        error.filename = args.file  # as it was given
+        raise
     try:
         titled = False
         for row in structures.rows(file):

@@ -16,7 +16,7 @@ import traceback
 
 from seglog import __version__
 from seglog.cli import exit_codes, manual
-from seglog.cli.output import Talk, say, silence_stdout
+from seglog.cli.output import Talk, flush_stdout, say, silence_stdout
 from seglog.errors import SeglogError
 
 COMMANDS = (
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = _parse(argv)
         code: int = args.run(args)
-        sys.stdout.flush()
+        flush_stdout()
         return code
     except KeyboardInterrupt:
         silence_stdout()

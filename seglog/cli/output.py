@@ -88,6 +88,18 @@ class Stdout:
                 rest = rest[os.write(1, rest) :]
             except BlockingIOError:  # somebody made our stdout non-blocking
                 select.select([], [1], [])
+            except OSError as error:
+                error.filename = "stdout"  # not a file of the log
+                raise
+
+
+def flush_stdout() -> None:
+    """What was printed has left this process. Raises as `Stdout.flush` does."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "stdout"  # not a file of the log
+        raise
 
 
 def silence_stdout() -> None:
@@ -102,7 +114,7 @@ def reader_may_leave() -> Iterator[None]:
     """Print in this block; if the reader of stdout goes away meanwhile, the rest is dropped in silence."""
     try:
         yield
-        sys.stdout.flush()
+        flush_stdout()
     except BrokenPipeError:
         silence_stdout()
 

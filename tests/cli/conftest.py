@@ -23,6 +23,7 @@ class Cli:
     def __init__(self) -> None:
         self.command = [sys.executable, "-m", "seglog"]
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::ResourceWarning"}
+        self.environment.pop("PYTHONUNBUFFERED", None)  # as most people run it
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __call__(self, *args: object, input: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:

@@ -131,7 +131,7 @@ def test_a_full_device_behind_stdout(cli: Cli, tmp_path: Path, command: str) -> 
     with open("/dev/full", "wb") as full:
         result = cli(command, target, *NEEDED.get(command, []), stdout=full)
     assert result.returncode == exit_codes.FAILED
-    assert "No space left on device" in one_line(result.stderr)
+    assert one_line(result.stderr) == "seglog: stdout: No space left on device"
     assert cli("consume", tmp_path, "--consumer", "c").stdout == b"a\n"
 
 

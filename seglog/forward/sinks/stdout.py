@@ -24,8 +24,12 @@ class StdoutSink:
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
         out = sys.stdout.buffer
-        out.write(self._encode(batch))
-        out.flush()
+        try:
+            out.write(self._encode(batch))
+            out.flush()
+        except OSError as error:
+            error.filename = "stdout"  # not a file of the log
+            raise
 
     def classify(self, error: Exception) -> Verdict:
         """Every error ends the forwarding: nobody can come back to a pipe whose reader went away."""
