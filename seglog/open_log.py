@@ -90,6 +90,8 @@ def open_log(
         retention_seconds,
     )
     whole("dead_letter_bytes", dead_letter_bytes, 4096, 1 << 40)
+    if serializer is not None and not all(callable(getattr(serializer, name, None)) for name in ("dumps", "loads")):
+        raise InvalidOption(f"serializer={serializer!r}: expected an object with dumps and loads")
     if disk is None:
         if path == ":memory:":
             disk = MemoryDisk()
@@ -118,7 +120,7 @@ def _root(path: str | os.PathLike[str], options: LogOptions, disk: Disk) -> tupl
         modes = {"file_mode": options.file_mode, "directory_mode": options.directory_mode}
         return disk.open(name, create=create, **modes), name
     except FileNotFoundError as error:
-        why = "cannot be created" if create else 'mode "r" creates none'
+        why = "cannot be created" if create else "only a writer makes one"
         raise LogNotFound(f"{name}: no such directory; {why}") from error
     except (NotADirectoryError, FileExistsError) as error:
         raise NotALog(f"{name}: a log is a directory, this is a file") from error
@@ -155,7 +157,7 @@ def _open(
             raise
     view = _view(disk, root, clock)
     if view is None:
-        raise LogNotFound(f'{name}: an empty directory, no log yet; mode "r" creates none')
+        raise LogNotFound(f"{name}: an empty directory, no log yet; only a writer makes one")
     source = Source(
         Origin(view.log_id.hex(), serializer), view.catalog, clock, letters, root, view.meta, horizon=view.horizon
     )

@@ -129,7 +129,7 @@ def typed(kind: Any, /) -> Serializer[Any]:
 
     Strict both ways: nothing is converted, a value is accepted only if what reads back is of that type and equal
     to it (so it needs an `__eq__` that compares what it holds, as dataclasses and Structs have).
-    Raises ImportError without msgspec (`pip install seglog[msgspec]`), InvalidOption for a type it cannot store.
+    Raises ImportError without msgspec (`pip install 'seglog[msgspec]'`), InvalidOption for a type it cannot store.
     """
     return _Typed(kind)
 
@@ -140,7 +140,7 @@ def _msgspec() -> ModuleType:
         import msgspec.msgpack
     except ImportError as error:
         raise ImportError(
-            "seglog.serializers.msgpack and typed need msgspec: pip install seglog[msgspec]", name="msgspec"
+            "seglog.serializers.msgpack and typed need msgspec: pip install 'seglog[msgspec]'", name="msgspec"
         ) from error
     return msgspec
 

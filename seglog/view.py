@@ -77,7 +77,9 @@ def check_is_log(root: Directory) -> list[str]:
     entries = root.list()
     others = [name for name in entries if name not in N.IGNORED and not N.is_temporary(name)]
     if others and not N.OURS.intersection(others):
-        raise NotALog(f"{root.path}: not a log: it holds other files ({others[0]!r} …); name an empty directory")
+        raise NotALog(
+            f"{root.path}: not a log: it holds other files ({others[0]!r} …); a new log wants an empty directory"
+        )
     return entries
 
 

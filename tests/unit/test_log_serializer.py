@@ -105,3 +105,11 @@ def test_any_other_error_of_the_serializer_goes_through_and_the_message_stays(pl
     assert len(consumer) == 2
     serializer.works = True
     assert offsets(consumer.drain()) == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", ["json", object(), json.dumps, seglog.serializers])
+def test_what_is_no_serializer_is_refused_before_anything_is_made(place: Place, wrong: Any) -> None:
+    with pytest.raises(seglog.InvalidOption, match="serializer="):
+        place.open(serializer=wrong)
+    with pytest.raises(seglog.LogNotFound):
+        place.verify()

@@ -182,7 +182,7 @@ def test_without_msgspec_the_error_names_the_extra_and_json_works(monkeypatch: p
     monkeypatch.delitem(vars(serializers), "msgpack", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     for use in (lambda: serializers.msgpack, lambda: serializers.typed(int)):
-        with pytest.raises(ImportError, match=r"pip install seglog\[msgspec\]"):
+        with pytest.raises(ImportError, match=r"pip install 'seglog\[msgspec\]'"):
             use()
     assert serializers.json.loads(serializers.json.dumps([1])) == [1]
 
