@@ -73,6 +73,31 @@ def test_what_was_consumed_goes_first(place: Place) -> None:
     assert (log.stats().dropped, log.first_offset) == (1, 5)
 
 
+def test_a_step_back_counts_again_at_the_next_append(place: Place) -> None:
+    log = dropping(place)
+    consumer = log.consumer("c")
+    log.append_many([b"x"] * 10)
+    consumer.ack(*range(10))
+    log.append_many([b"x"] * 5)
+    consumer.seek("earliest")
+    assert log.stats().used_records == 15
+    log.append(b"x")
+    assert (log.stats().used_records, log.first_offset) == (10, 6)
+
+
+def test_what_is_noted_is_never_ahead_of_what_is_durable(place: Place) -> None:
+    log = dropping(place, 3, durability="interval", sync_interval=3600.0)
+    for _ in range(10):
+        log.append(b"x")
+    assert (log.first_offset, log.durable_offset) == (7, 0)
+    other = place.open("r")
+    assert other.first_offset == 0
+    log.sync()
+    log.append(b"x")
+    log.close()
+    assert other.first_offset == 8
+
+
 @pytest.mark.parametrize("options", [{}, {"compression": "zstd"}])
 def test_bytes_are_counted_record_by_record(place: Place, options: dict[str, Any]) -> None:
     log = dropping(place, None, max_bytes=8000, segment_bytes=4096, **options)
