@@ -296,7 +296,7 @@ class Log(Generic[T]):
             backoff: what a failed message waits before it comes again: seconds, doubled with each further failure up to
                 an hour, or a function from the number of failures to seconds; None: nothing.
             max_in_flight: messages given out and not yet answered, at most (1 to 10,000).
-            on_gap: called for each range of offsets that will not come.
+            on_gap: called for each range of offsets that will not come; without it a warning is logged.
 
         How often each message failed survives the process (of the 512 that failed last, FORMAT.md §7.3). The other
         options last as long as the consumer is open. Twice on one Log it is the same object.
