@@ -395,9 +395,11 @@ WORKLOADS = [
     Workload("zeros", zeros, start=made, at_least=560),
     Workload("rejects", rejects, start=made, at_least=680),
     Workload("retries", retries, RETRIES, start=made, again=1, at_least=1200),
-    Workload("dropping", dropping, DROPPING, start=made, again=2, at_least=1500),
-    Workload("dropping_unsynced", dropping_unsynced, NEVER | DROPPING, start=lambda: made(**NEVER), at_least=1100),
-    Workload("purging", purging, start=made, again=2, at_least=2000),
+    Workload("dropping", dropping, DROPPING, start=made, again=1, at_least=900),
+    Workload(
+        "dropping_unsynced", dropping_unsynced, NEVER | DROPPING, start=lambda: made(**NEVER), again=1, at_least=500
+    ),
+    Workload("purging", purging, start=made, again=1, at_least=1200),
     Workload("retaining", retaining, RETAINING, start=made, again=1, at_least=2000),
     Workload("deleted_letters", deleted_letters, start=made, again=1, subsets=2, at_least=1100),
     Workload("reclaimed_letters", deleted_letters, LETTERS, start=made, again=1, subsets=2, at_least=1870),
