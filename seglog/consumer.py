@@ -151,7 +151,7 @@ class Consumer(Generic[T]):
             for first, stop in ranges:
                 acked.add(max(first, cursor.watermark), stop)
                 attempts = without(attempts, first, stop)
-            if list(acked) != list(cursor.acked):
+            if acked.count() != cursor.acked.count():
                 cursor.store(*advanced(cursor.watermark, acked), attempts, self._source.durable())
             for first, stop in ranges:
                 self._delivery.land(first, stop)
