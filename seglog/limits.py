@@ -90,9 +90,7 @@ class Limits(Generic[T]):
         self._line: deque[weakref.ref[Ticket]] = deque()  # who waits: first come, first served
         self._promised: list[weakref.ref[Ticket]] = []  # admitted; those that are settled are dropped now and then
         self._tidy_at = _TICKETS_MIN
-        self._room: Amount | None = (
-            None  # for so much more, when that was counted; less what got in since
-        )
+        self._room: Amount | None = None  # for so much more, when that was counted; less what got in since
         self._slowest = ""
         self._setbacks = -1  # of the source, when that was counted
         self._passed = NOTHING  # what lay before the first that somebody wanted when room was made last

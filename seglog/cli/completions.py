@@ -34,5 +34,5 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    sys.stdout.write(importlib.resources.files(__package__).joinpath("scripts", f"seglog.{args.shell}").read_text())
+    sys.stdout.write(importlib.resources.files("seglog.cli").joinpath("scripts", f"seglog.{args.shell}").read_text())
     return exit_codes.OK

@@ -48,12 +48,11 @@ class Contents(Page):
         if not isinstance(action, argparse._SubParsersAction):
             return super()._format_action(action)
         parts = []
-        known = {listed.dest: listed for listed in action._choices_actions}
+        known = {str(listed.dest): listed for listed in action._choices_actions}
         for title, names in GROUPS.items():
             parts.append(f"  {title}:\n")
             self._indent()
-            for name in filter(known.__contains__, names):
-                parts.append(super()._format_action(known[name]))
+            parts += [super(Contents, self)._format_action(known[name]) for name in names if name in known]
             self._dedent()
         return "".join(parts)
 
