@@ -205,8 +205,10 @@ class ModelRecords:
         possible = [position]
         if consumer.opening is None:  # else it is known
             possible += [*consumer.others, Position(position.start, position.acked - consumer.passed)]
-        highest = [next((o for o in self.records if not one.handled(o)), self.shown) for one in possible]
-        return min(self._before_a_gap(one, mark) for one, mark in zip(possible, highest, strict=True)), max(highest)
+        lowest = [next((o for o in self.records if not one.handled(o)), self.shown) for one in possible]
+        # What was given up, it may have passed already, or come to it later.
+        highest = [next((o for o in self._kept() if not one.handled(o)), self.shown) for one in possible]
+        return min(self._before_a_gap(one, mark) for one, mark in zip(possible, lowest, strict=True)), max(highest)
 
     def _before_a_gap(self, position: Position, mark: int) -> int:
         """Offsets that a power cut took back lie before `mark` perhaps, and nobody has come to them yet."""
