@@ -10,7 +10,7 @@ with seglog.open("spool") as log:
 import logging
 
 from seglog import serializers
-from seglog.consumer import Consumer
+from seglog.consumers.consumer import Consumer
 from seglog.dead_letters import DeadLetters
 from seglog.errors import (
     ConsumerBusy,

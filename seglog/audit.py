@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from seglog.catalog import Catalog, Meta, SegmentEnd, SegmentFacts
+from seglog.consumers.standing import unhandled
 from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, without_segments
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound
@@ -30,7 +31,6 @@ from seglog.recovery import Ending
 from seglog.segment_reader import Block, SegmentReader
 from seglog.segment_writer import Mark
 from seglog.spares import Patch, batch_patches, header_patch, rot_patches
-from seglog.standing import unhandled
 from seglog.tail import Tail, examine
 from seglog.view import View
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from seglog.catalog import Catalog, by_id, by_offset
+from seglog.consumers.registry import LOCK_WAIT_SECONDS, Registry
 from seglog.errors import storage_error
 from seglog.format import layout as L
 from seglog.format.cursor_state import CursorState, Seen
@@ -21,7 +22,6 @@ from seglog.gauge import Gauge
 from seglog.intervals import Intervals
 from seglog.model import CompactReport, PinnedSegment
 from seglog.opening import read_cursors
-from seglog.registry import LOCK_WAIT_SECONDS, Registry
 
 logger = logging.getLogger("seglog")
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from seglog.catalog import Catalog
 from seglog.clock import Clock
 from seglog.compact import compact
-from seglog.cursor import Cursor, advanced
+from seglog.consumers.cursor import Cursor, advanced
+from seglog.consumers.registry import Registry
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DeadLetterWriteFailed, DiskFull, LogFull, LogLocked, SeglogError, StorageError
 from seglog.format import layout as L
@@ -28,7 +29,6 @@ from seglog.model import Gap
 from seglog.opening import Opened, open_for_writing, read_cursors
 from seglog.options import KIB, MIB, RECORD_BYTES_MAX, LogOptions
 from seglog.reader import Run, Scan
-from seglog.registry import Registry
 from seglog.view import View
 
 logger = logging.getLogger("seglog")

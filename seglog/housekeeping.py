@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 
 from seglog.appender import Appender
 from seglog.compact import Terms, compact, reclaim
+from seglog.consumers.registry import Registry
 from seglog.errors import DiskFull, SeglogError
 from seglog.format.meta_state import MetaState, Retention
 from seglog.group_commit import GroupCommit
 from seglog.model import CompactReport
 from seglog.options import LogOptions
-from seglog.registry import Registry
 from seglog.source import Source
 
 T = TypeVar("T")

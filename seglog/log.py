@@ -16,7 +16,10 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
-from seglog.consumer import MAX_IN_FLIGHT, Consumer
+from seglog.consumers.consumer import MAX_IN_FLIGHT, Consumer
+from seglog.consumers.registry import Registry
+from seglog.consumers.retry import Backoff, RetryPolicy
+from seglog.consumers.roster import Roster
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Disk
 from seglog.errors import ReadOnly, storage_errors
@@ -42,10 +45,7 @@ from seglog.options import (
     seconds,
     whole,
 )
-from seglog.registry import Registry
 from seglog.replay import Replay
-from seglog.retry import Backoff, RetryPolicy
-from seglog.roster import Roster
 from seglog.source import Source
 from seglog.survey import survey
 from seglog.syncer import Syncer

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 
 from seglog.audit import Audit, Finding, Progress
 from seglog.clock import Clock, SystemClock
-from seglog.cursor import Cursor
-from seglog.damage_letter import damage_letter
+from seglog.consumers.cursor import Cursor
+from seglog.consumers.damage_letter import damage_letter
+from seglog.consumers.registry import Registry
 from seglog.dead_letters import DeadLetters
 from seglog.disk.base import Directory, Disk
 from seglog.errors import ConsumerBusy
@@ -30,7 +31,6 @@ from seglog.opening import LOCK_WAIT_SECONDS, Opened, open_for_writing
 from seglog.options import MIB, LogOptions, whole
 from seglog.quarantine import Quarantine
 from seglog.reader import Hole
-from seglog.registry import Registry
 from seglog.source import Source
 from seglog.verify import audit_dead, log_directory
 from seglog.view import check_is_log

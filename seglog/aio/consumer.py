@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from seglog.aio.acks import Acks
 from seglog.aio.bridge import Bridge
 from seglog.aio.news import News, heard
-from seglog.consumer import Consumer as SyncConsumer
+from seglog.consumers.consumer import Consumer as SyncConsumer
 from seglog.errors import LogClosed
 from seglog.model import ConsumerStats, Gap, Message, Start
 from seglog.options import seconds

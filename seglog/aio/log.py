@@ -19,13 +19,13 @@ from seglog.aio.line import Line, Waiting
 from seglog.aio.news import News, heard
 from seglog.aio.opening import Opening
 from seglog.aio.ticket import Ticket
-from seglog.consumer import MAX_IN_FLIGHT
-from seglog.consumer import Consumer as SyncConsumer
+from seglog.consumers.consumer import MAX_IN_FLIGHT
+from seglog.consumers.consumer import Consumer as SyncConsumer
+from seglog.consumers.retry import Backoff
 from seglog.group_commit import Ticket as Batch
 from seglog.log import Log as SyncLog
 from seglog.model import CompactReport, ConsumerStats, Gap, LogStats, Message, OpenReport, Record, Start, Where
 from seglog.options import seconds
-from seglog.retry import Backoff
 
 T = TypeVar("T")
 _PAUSE_SECONDS = 1.0

@@ -11,8 +11,8 @@ import seglog
 from seglog.cli import arguments, exit_codes, manual, messages
 from seglog.cli.output import Stdout
 from seglog.cli.stopping import Stop
+from seglog.consumers.retry import BACKOFF_SECONDS_MAX
 from seglog.errors import InvalidOption
-from seglog.retry import BACKOFF_SECONDS_MAX
 
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 1 << 20

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import seglog
-from seglog import delivery
 from seglog.aio.bridge import THREADS
+from seglog.consumers import delivery
 from tests.support.gate_disk import GateDisk
 from tests.support.place import Place
 from tests.support.tasks import Run, opening, turns, until

@@ -17,7 +17,7 @@ import seglog
 from seglog import opening
 from seglog.appender import Appender
 from seglog.compact import _Compaction
-from seglog.cursor import NOTHING_IN_FLIGHT, Cursor
+from seglog.consumers.cursor import NOTHING_IN_FLIGHT, Cursor
 from seglog.dead_letters import DeadLetters
 from seglog.disk import local
 from seglog.housekeeping import Housekeeping

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import seglog
-from seglog import waiting
+from seglog.consumers import waiting
+from seglog.consumers.schedule import Schedule
 from seglog.disk.memory import MemoryDisk
-from seglog.schedule import Schedule
 from seglog.testing import ManualClock
 from tests.support.interrupts import Interrupt
 from tests.support.place import Place, offsets, payloads

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import Phase, Verbosity, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from seglog.cursor import Cursor
-from seglog.delivery import Delivery
-from seglog.flight import Flight
+from seglog.consumers.cursor import Cursor
+from seglog.consumers.delivery import Delivery
+from seglog.consumers.flight import Flight
 from seglog.format.cursor_state import Seen
 from seglog.intervals import Intervals
 from seglog.segment_writer import SegmentWriter

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from seglog import lookup
-from seglog.lookup import Lookup
+from seglog.consumers import lookup
+from seglog.consumers.lookup import Lookup
 from seglog.reader import Hole, Run
 
 BATCH = 100

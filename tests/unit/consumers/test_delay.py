@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import seglog
-from seglog import Record, delivery, schedule, waiting
+from seglog import Record
+from seglog.consumers import delivery, schedule, waiting
 from seglog.format import layout
 from seglog.reader import Scan
 from seglog.testing import ManualClock

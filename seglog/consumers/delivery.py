@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from seglog.cursor import Cursor
-from seglog.diversion import Diversion
-from seglog.doubt import Doubt, blamed, note_of
+from seglog.consumers.cursor import Cursor
+from seglog.consumers.diversion import Diversion
+from seglog.consumers.doubt import Doubt, blamed, note_of
+from seglog.consumers.flight import Flight
+from seglog.consumers.haul import NO_LIMIT, Haul
+from seglog.consumers.lookup import Lookup
+from seglog.consumers.retry import RetryPolicy
+from seglog.consumers.waiting import Waiting, passed
 from seglog.errors import DeadLetterWriteFailed
-from seglog.flight import Flight
 from seglog.format.extended import due_and_expiry
 from seglog.format.layout import CURSOR_RANGES_MAX, OFFSET_MAX
-from seglog.haul import NO_LIMIT, Haul
-from seglog.lookup import Lookup
 from seglog.model import Gap, Message, plain_messages
 from seglog.reader import Hole, Run, given_up
-from seglog.retry import RetryPolicy
 from seglog.source import Source
-from seglog.waiting import Waiting, passed
 
 T = TypeVar("T")
 

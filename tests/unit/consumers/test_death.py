@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import seglog
-from seglog.cursor import read_note
+from seglog.consumers.cursor import read_note
 from seglog.testing import ManualClock
 from tests.support.place import Place, offsets
-from tests.unit.test_consumer_retry import letters, tries
+from tests.unit.consumers.test_retry import letters, tries
 
 
 def born(place: Place, count: int = 0, *, clock: ManualClock | None = None, **options: Any) -> seglog.Consumer[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from seglog.timetable import Timetable
+from seglog.consumers.timetable import Timetable
 
 
 def test_the_earliest_comes_first_and_what_was_set_anew_counts_once() -> None:

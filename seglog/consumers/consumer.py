@@ -14,18 +14,18 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from seglog.cursor import Cursor, advanced, without
-from seglog.delivery import Delivery
+from seglog.consumers.cursor import Cursor, advanced, without
+from seglog.consumers.delivery import Delivery
+from seglog.consumers.references import referred
+from seglog.consumers.retry import RetryPolicy
+from seglog.consumers.standing import backlog, standing
 from seglog.errors import LogClosed, LogForked, storage_errors
 from seglog.format.extended import decode_extended
 from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Message, Start
 from seglog.options import number, seconds, whole
 from seglog.reader import Hole
-from seglog.references import referred
-from seglog.retry import RetryPolicy
 from seglog.source import Source
-from seglog.standing import backlog, standing
 
 T = TypeVar("T")
 logger = logging.getLogger("seglog")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from seglog.cursor import Cursor
-from seglog.flight import Flight
+from seglog.consumers.cursor import Cursor
+from seglog.consumers.flight import Flight
+from seglog.consumers.schedule import Schedule
+from seglog.consumers.timetable import Timetable
 from seglog.format.extended import due_and_expiry
 from seglog.reader import Hole
-from seglog.schedule import Schedule
 from seglog.source import Source
-from seglog.timetable import Timetable
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ Leases run on the monotonic clock, whose time is passed in. Nothing here is on d
 
 from __future__ import annotations
 
+from seglog.consumers.timetable import Timetable
 from seglog.intervals import Intervals
-from seglog.timetable import Timetable
 
 
 class Flight:

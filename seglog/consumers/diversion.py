@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from seglog.cursor import Cursor
-from seglog.damage_letter import damage_letter
+from seglog.consumers.cursor import Cursor
+from seglog.consumers.damage_letter import damage_letter
 from seglog.errors import storage_errors
 from seglog.format.dead_letter import Envelope
 from seglog.format.extended import decode_extended

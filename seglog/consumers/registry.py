@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seglog.catalog import Meta
-from seglog.cursor import Cursor
+from seglog.consumers.cursor import Cursor
 from seglog.disk.base import Directory, File
 from seglog.errors import InvalidOption, StorageError, UnknownConsumer, storage_error
 from seglog.format import layout as L

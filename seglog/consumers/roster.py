@@ -12,8 +12,11 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from seglog.catalog import Meta
-from seglog.consumer import MAX_IN_FLIGHT, Consumer
-from seglog.cursor import Cursor, read_note
+from seglog.consumers.consumer import MAX_IN_FLIGHT, Consumer
+from seglog.consumers.cursor import Cursor, read_note
+from seglog.consumers.registry import Registry
+from seglog.consumers.retry import RetryPolicy
+from seglog.consumers.standing import standing
 from seglog.disk.base import Directory
 from seglog.errors import InvalidOption, LogClosed, NotALog, StorageError, UnknownConsumer, storage_error
 from seglog.format.cursor_state import CursorState
@@ -23,10 +26,7 @@ from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Start
 from seglog.opening import read_cursors
 from seglog.options import consumer_name, whole
-from seglog.registry import Registry
-from seglog.retry import RetryPolicy
 from seglog.source import Source
-from seglog.standing import standing
 
 T = TypeVar("T")
 logger = logging.getLogger("seglog")

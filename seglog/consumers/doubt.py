@@ -4,8 +4,8 @@ found, and the innocents that were in flight beside it are not blamed (FORMAT.md
 
 from __future__ import annotations
 
-from seglog.cursor import Cursor
-from seglog.flight import Flight
+from seglog.consumers.cursor import Cursor
+from seglog.consumers.flight import Flight
 from seglog.format.cursor_state import DeliveryNote
 from seglog.format.layout import NOTE_RANGES_MAX
 from seglog.intervals import Intervals

@@ -14,7 +14,7 @@ import pytest
 
 import seglog
 from tests.support.place import Place, offsets
-from tests.unit.test_consumer_receive import in_background
+from tests.unit.consumers.test_receive import in_background
 
 THREADS = 8
 
@@ -119,7 +119,7 @@ def waiting(consumer: seglog.Consumer[bytes]) -> Future[list[seglog.Message[byte
 def test_what_wakes_a_receiver_that_waits_for_a_message(
     place: Place, monkeypatch: pytest.MonkeyPatch, act: Act, given: list[int]
 ) -> None:
-    monkeypatch.setattr("seglog.delivery._PAUSE_MAX", 1e6)  # else it would look again by itself
+    monkeypatch.setattr("seglog.consumers.delivery._PAUSE_MAX", 1e6)  # else it would look again by itself
     log = place.open()
     log.append_many([b"a", b"b", b"c"])
     consumer = log.consumer("c")
@@ -130,7 +130,7 @@ def test_what_wakes_a_receiver_that_waits_for_a_message(
 
 
 def test_what_happens_between_looking_and_waiting_is_not_missed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seglog.delivery._PAUSE_MAX", 1e6)
+    monkeypatch.setattr("seglog.consumers.delivery._PAUSE_MAX", 1e6)
     log = place.open()
     log.append(b"a")
     consumer = log.consumer("c")
@@ -146,7 +146,7 @@ def test_what_happens_between_looking_and_waiting_is_not_missed(place: Place, mo
 
 
 def test_room_among_those_in_flight_wakes_a_receiver(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seglog.delivery._PAUSE_MAX", 1e6)
+    monkeypatch.setattr("seglog.consumers.delivery._PAUSE_MAX", 1e6)
     log = place.open()
     log.append_many([b"a", b"b", b"c"])
     consumer = log.consumer("c", max_in_flight=2)
@@ -158,7 +158,7 @@ def test_room_among_those_in_flight_wakes_a_receiver(place: Place, monkeypatch: 
 
 @pytest.mark.parametrize("closed", ["log", "consumer"])
 def test_f93_closing_wakes_every_receiver(place: Place, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
-    monkeypatch.setattr("seglog.delivery._PAUSE_MAX", 1e6)
+    monkeypatch.setattr("seglog.consumers.delivery._PAUSE_MAX", 1e6)
     log = place.open()
     consumer = log.consumer("c")
     futures = [waiting(consumer) for _ in range(3)]
@@ -171,7 +171,7 @@ def test_f93_closing_wakes_every_receiver(place: Place, monkeypatch: pytest.Monk
 def test_a_receiver_wakes_when_a_lease_or_a_backoff_is_over(
     place: Place, monkeypatch: pytest.MonkeyPatch, options: dict[str, float]
 ) -> None:
-    monkeypatch.setattr("seglog.delivery._PAUSE_MAX", 1e6)
+    monkeypatch.setattr("seglog.consumers.delivery._PAUSE_MAX", 1e6)
     log = place.open()
     log.append(b"a")
     consumer = log.consumer("c", **options)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from seglog.schedule import Schedule
+from seglog.consumers.schedule import Schedule
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
 
