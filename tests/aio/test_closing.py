@@ -120,6 +120,7 @@ def test_a_loop_that_is_closed_while_a_commit_is_under_way_disturbs_nothing(
 ) -> None:
     """The tasks are gone, the log is not: the thread that commits finishes, and the log can still be closed."""
     logs: list[seglog.aio.Log[Any]] = []
+    others = set(threading.enumerate())  # a thread that another test left idle is not ours
 
     async def main() -> None:
         logs.append(await opening(place, disk=gate))
@@ -133,7 +134,7 @@ def test_a_loop_that_is_closed_while_a_commit_is_under_way_disturbs_nothing(
     log = logs[0]._log
     log.wait_durable(9, timeout=30)
     log.close()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - others:
         if thread.name == "seglog-commit":
             thread.join(30)
             assert not thread.is_alive()
