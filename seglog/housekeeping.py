@@ -29,19 +29,27 @@ class Housekeeping(Generic[T]):
     def __init__(self, source: Source[T], options: LogOptions, registry: Callable[[], Registry]) -> None:
         self._source = source
         self._registry = registry
-        seconds = options.retention_seconds
-        self._retention = Retention(options.retention_bytes, None if seconds is None else int(seconds * 1e9))
+        self._options = options
 
     def set_retention(self) -> None:
         """What the writer was opened with holds for every process that compacts. A disk that takes no writes keeps
         nobody from opening."""
         try:
-            if self._source.state().retention != self._retention:
+            wanted = self._retention(self._source.state().retention)
+            if self._source.state().retention != wanted:
                 registry = self._registry()
                 with registry.locked():
-                    registry.meta.store(registry.meta.state._replace(retention=self._retention))
+                    registry.meta.store(registry.meta.state._replace(retention=wanted))
         except (SeglogError, OSError) as error:
             logger.warning("retention stays as it was: %s", error)
+
+    def _retention(self, before: Retention) -> Retention:
+        """What this opening asks for, where it does not keep what was there before."""
+        size, seconds = self._options.retention_bytes, self._options.retention_seconds
+        return Retention(
+            before.bytes if isinstance(size, str) else size,
+            before.nanoseconds if isinstance(seconds, str) else None if seconds is None else int(seconds * 1e9),
+        )
 
     def compact(self, purged: int = 0) -> CompactReport:
         """See `Log.compact`. All below `purged` goes, whoever wants it."""
@@ -73,7 +81,8 @@ class Housekeeping(Generic[T]):
             return new._replace(start_offset=max(new.start_offset, purged))
 
         # The writer's own retention is in `meta`; a reader that was opened with one means it for its own compaction.
-        own = self._retention if source.appender is None and self._retention != Retention() else None
+        asked = self._retention(Retention())
+        own = asked if source.appender is None and asked != Retention() else None
         return Terms(source.seen(), source.clock.time_ns(), given_up, own)
 
     def purge(self, commits: GroupCommit | None, appender: Appender | None) -> int:

@@ -35,8 +35,8 @@ def open_log(
     max_bytes: int | None = None,
     max_records: int | None = None,
     when_full: str = "block",
-    retention_bytes: int | None = None,
-    retention_seconds: float | None = None,
+    retention_bytes: int | str | None = None,
+    retention_seconds: float | str | None = None,
     dead_letter_bytes: int = 64 * MIB,
     serializer: Serializer[Value] | None = None,
     strict: bool = False,
@@ -63,7 +63,8 @@ def open_log(
         retention_bytes, retention_seconds: what all consumers have passed is kept for replay until so many newer bytes
             have been passed, too, or its last append is so long ago (one suffices); None: given back as soon as all
             have passed it. Without consumers: the most that is kept; None: everything. Whole segments. Other
-            processes that compact keep it, too. In mode "r": for this opening's `compact` only.
+            processes that compact keep it, too. In mode "r": for this opening's `compact` only. "kept": as the writer
+            before said.
         dead_letter_bytes: the most that the dead-letter queue may hold.
         serializer: an object with dumps(value) -> bytes and loads(bytes) -> value; None for bytes.
         strict: raise DamageFound instead of opening a log that shows damage.

@@ -20,6 +20,7 @@ CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 DURABILITIES = ("always", "interval", "never")
 WHEN_FULL = ("block", "error", "drop_oldest")
+KEPT = "kept"  # of a retention: as the log was told before
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class LogOptions:
     max_bytes: int | None = None
     max_records: int | None = None
     when_full: str = "block"
-    retention_bytes: int | None = None
-    retention_seconds: float | None = None
+    retention_bytes: int | str | None = None
+    retention_seconds: float | str | None = None
 
     def __post_init__(self) -> None:
         one_of("mode", self.mode, ("rw", "r"))
@@ -53,10 +54,12 @@ class LogOptions:
         if not isinstance(self.strict, bool):
             raise InvalidOption(f"strict={self.strict!r}: expected True or False")
         one_of("when_full", self.when_full, WHEN_FULL)
-        for name in ("max_bytes", "max_records", "retention_bytes"):
+        for name in ("max_bytes", "max_records"):
             if getattr(self, name) is not None:
-                whole(name, getattr(self, name), 0 if name == "retention_bytes" else 1, 1 << 62)
-        if self.retention_seconds is not None:
+                whole(name, getattr(self, name), 1, 1 << 62)
+        if self.retention_bytes not in (None, KEPT):
+            whole("retention_bytes", self.retention_bytes, 0, 1 << 62)
+        if self.retention_seconds not in (None, KEPT):
             seconds("retention_seconds", self.retention_seconds)
 
     @property

@@ -91,7 +91,13 @@ def run(args: argparse.Namespace) -> int:
     options = {name: value for name, value in chosen.items() if value is not None}
     with (
         Stop() as stop,
-        seglog.open(args.directory, max_record_bytes=args.max_record_bytes, **options) as log,
+        seglog.open(
+            args.directory,
+            max_record_bytes=args.max_record_bytes,
+            retention_bytes="kept",
+            retention_seconds="kept",
+            **options,
+        ) as log,
         Progress("appended", "records") as progress,
     ):
         work = _Work(log, args, stop, progress)

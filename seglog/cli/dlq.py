@@ -267,7 +267,7 @@ def run_replay(args: argparse.Namespace) -> int:
     if bool(args.ids) == args.all:
         raise InvalidOption("give the ids to replay, or --all")
     seglog.open(args.directory, mode="r").close()  # a writer would make a log where there is none
-    with seglog.open(args.directory) as log:
+    with seglog.open(args.directory, retention_bytes="kept", retention_seconds="kept") as log:
         queue = _Queue(log, args)
         ids = list(args.ids) if args.ids else []
         if args.all or args.reason or args.consumer:

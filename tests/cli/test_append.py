@@ -163,6 +163,14 @@ def test_p11_a_second_writer_hears_who_the_first_is(cli: Cli, tmp_path: Path) ->
     assert read(tmp_path) == []
 
 
+def test_the_retention_that_the_program_asked_for_stays(cli: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    seglog.open(log, retention_bytes=1 << 40).close()
+    before = (log / "meta").read_bytes()
+    cli("append", log, input=b"x\n")
+    assert (log / "meta").read_bytes() == before
+
+
 def test_not_a_log_is_left_alone(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for target in (tmp_path, tmp_path / "thesis.txt"):

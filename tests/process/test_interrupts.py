@@ -373,6 +373,42 @@ def test_f63_a_change_that_is_interrupted_anywhere_is_done_or_not_done(what: str
             return
 
 
+LETTERS: dict[str, tuple[Callable[[seglog.Log[bytes]], Any], list[tuple[list[bytes], list[bytes]]]]] = {
+    # the letters and the new records that may be found
+    "delete": (lambda log: log.dead_letters.delete([0]), [([b"a", b"b"], []), ([b"b"], [])]),
+    "purge": (lambda log: log.dead_letters.purge(), [([b"a", b"b"], []), ([], [])]),
+    "replay": (
+        lambda log: log.dead_letters.replay([0]),
+        [([b"a", b"b"], []), ([b"a", b"b"], [b"a"]), ([b"b"], [b"a"])],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one that strikes a finalizer
+@pytest.mark.parametrize("what", LETTERS)
+def test_f63_dead_letters_whose_deletion_or_replay_is_interrupted_anywhere_are_there_or_gone(what: str) -> None:
+    work, outcomes = LETTERS[what]
+    struck = 0
+    for place, at in every_place(step=67):
+        log = at.open(segment_bytes=4096)
+        log.append_many([b"a", b"b"])
+        log.consumer("c").reject(0, 1)
+        interrupt = interrupted(lambda log=log: work(log), place)[0]  # type: ignore[misc]
+        struck += bool(interrupt.struck)
+        gc.collect()  # the traceback held what was open
+        closed(log)
+        assert at.verify().ok, interrupt.struck
+        with at.open(segment_bytes=4096) as log:
+            found = [letter.payload for letter in log.dead_letters], payloads(log.read())[2:]
+            assert found in outcomes, interrupt.struck
+            log.consumer("c").reject(log.append(b"more"))
+            assert [letter.payload for letter in log.dead_letters] == [*found[0], b"more"], interrupt.struck
+        if not interrupt.struck:
+            assert found == outcomes[-1]
+            assert struck > 5
+            return
+
+
 def test_f63_an_append_that_drops_the_oldest_and_is_interrupted_anywhere_is_in_or_out() -> None:
     for place, at in every_place(step=3):
         log = filled(at, max_records=14, when_full="drop_oldest")

@@ -148,6 +148,23 @@ def test_the_next_writer_says_what_holds_from_now_on(place: Place) -> None:
         assert log.compact().first_offset == 50
 
 
+def test_a_writer_that_keeps_the_retention_changes_nothing_of_it(place: Place) -> None:
+    with filled(place, retention_bytes=1 << 40) as log:
+        log.consumer("c").ack(*range(60))
+    with place.open(segment_bytes=4096, retention_bytes="kept", retention_seconds="kept") as log:
+        assert log.compact().first_offset == 0
+    with place.open(segment_bytes=4096, retention_bytes=1 << 40, retention_seconds="kept") as log:
+        assert log.compact().first_offset == 0
+    with place.open(segment_bytes=4096, retention_seconds="kept") as log:
+        assert log.compact().first_offset == 50
+
+
+@pytest.mark.parametrize("option", ["retention_bytes", "retention_seconds"])
+def test_a_retention_that_says_nothing_is_refused(place: Place, option: str) -> None:
+    with pytest.raises(seglog.InvalidOption, match=option):
+        place.open(**{option: "keep"})
+
+
 def test_nothing_is_written_where_the_retention_stays_the_same(tmp_path: Path) -> None:
     path = tmp_path / "log"
     seglog.open(path, retention_bytes=5, retention_seconds=7.5).close()
