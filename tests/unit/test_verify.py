@@ -39,3 +39,16 @@ def test_a_registered_consumer_is_missed_although_the_whole_directory_of_cursors
         assert reader.consumers()["c"].lag_records == 2  # it begins again
     assert [action.action for action in seglog.repair(tmp_path).actions] == ["restart"]
     assert verify(tmp_path).ok
+
+
+def test_a_lost_meta_costs_nothing_and_is_told(tmp_path: Path) -> None:
+    with seglog.open(tmp_path) as log:
+        assert verify(tmp_path).warnings == ()
+        log.append(b"a")
+    (tmp_path / "meta").unlink()
+    report = verify(tmp_path)
+    assert report.ok
+    assert [warning for warning in report.warnings if warning.startswith("meta is missing")]
+    with seglog.open(tmp_path) as log:
+        assert [message.payload for message in log.read()] == [b"a"]
+        assert verify(tmp_path).warnings == ()
