@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from seglog.disk.memory import MemoryDisk
 from tests.support.place import Place
-from tests.support.zygote import Child, Start, Zygote
+from tools.crashtest.zygote import Child, Start, Zygote
 
 # Two busy cores make single examples slow by chance; pytest-timeout bounds the whole test instead.
 settings.register_profile("default-run", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -14,7 +14,7 @@ from seglog.aio.bridge import THREADS
 from tests.support.gate_disk import GateDisk
 from tests.support.place import Place
 from tests.support.tasks import Run, cancelled_after, opening, steps, turns, until
-from tests.support.zygote import WAIT_SECONDS
+from tools.crashtest.zygote import WAIT_SECONDS
 
 
 @pytest.mark.parametrize("operation", ["write", "datasync"])

@@ -29,11 +29,11 @@ from seglog.testing import CrashDisk, Operation
 from seglog.testing.crash_disk import CrashDirectory, CrashFile
 from tests.support import crash_scenes as scenes
 from tests.support import repair_scenes
-from tests.support.crash_history import Broken
 from tests.support.crash_scenes import Scene, crashes
-from tests.support.crash_workloads import WORKLOADS, made, workload
-from tests.support.power_loss import Workload
 from tests.support.sync_sites import Site, asked_by, sites
+from tools.crashtest.history import Broken
+from tools.crashtest.power_loss import Workload
+from tools.crashtest.workloads import WORKLOADS, made, workload
 
 
 class Canary(NamedTuple):
@@ -89,13 +89,13 @@ SYNCS = [
     Canary("slot_file.SlotFile.create file.sync", crashes(workload("acks"))),
     Canary("slot_file.SlotFile.write self.file.datasync", crashes(workload("acks"))),
     Canary("slot_file.SlotFile.confirm self.file.datasync", scenes.an_ack_in_the_page_cache),
-    Canary("cursor.Cursor.open slots.confirm", scenes.an_ack_in_the_page_cache),
+    Canary("consumers.cursor.Cursor.open slots.confirm", scenes.an_ack_in_the_page_cache),
     Canary("catalog.Meta.open slots.confirm", scenes.the_start_never_goes_back),
     # Who is registered.
-    Canary("registry.Registry.locked self.meta.file.confirm", scenes.registered_by_a_process_that_died),
-    Canary("registry.Registry.register self.cursors.sync", crashes(workload("acks"))),
-    Canary("registry.Registry.restart self.cursors.sync", scenes.a_new_cursor_for_a_bad_one),
-    Canary("registry.Registry.remove self.cursors.sync", scenes.a_removed_cursor_stays_away),
+    Canary("consumers.registry.Registry.locked self.meta.file.confirm", scenes.registered_by_a_process_that_died),
+    Canary("consumers.registry.Registry.register self.cursors.sync", crashes(workload("acks"))),
+    Canary("consumers.registry.Registry.restart self.cursors.sync", scenes.a_new_cursor_for_a_bad_one),
+    Canary("consumers.registry.Registry.remove self.cursors.sync", scenes.a_removed_cursor_stays_away),
     # Compaction.
     Canary("compact._Compaction._remove self.catalog.segments.sync", scenes.what_was_given_back_stays_away),
     Canary(

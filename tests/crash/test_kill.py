@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import seglog
-from tests.support.kill_oracle import Oracle
-from tests.support.kill_worker import CONSUMERS, payload
 from tests.support.process import open_descriptors, resident_bytes
-from tests.support.zygote import Start
+from tools.crashtest.kill_oracle import Oracle
+from tools.crashtest.kill_worker import CONSUMERS, payload
+from tools.crashtest.zygote import Start
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
 WARM_UP = 5  # kills until memory and descriptors must not grow any more
@@ -41,7 +41,7 @@ def test_p1_p2_p3_p4_p5_nothing_acknowledged_is_lost_to_sigkill(
     lines_before_death = 0
     before: tuple[int, int] | None = None
     for kill in range(kills * DEEP):
-        child = start("tests.support.kill_worker:work", directory, oracle.next_generation(), options)
+        child = start("tools.crashtest.kill_worker:work", directory, oracle.next_generation(), options)
         acknowledgements = dice.choice((0, 0, 1, dice.randrange(60), dice.randrange(200)))
         while acknowledgements > 0:
             line = child.line()

@@ -21,11 +21,11 @@ from seglog.segment_reader import SegmentReader
 from seglog.segment_writer import SegmentWriter
 from seglog.tail import Tail
 from seglog.testing import CrashDisk, Operation
-from tests.support.crash_history import Broken
-from tests.support.crash_life import Life
-from tests.support.crash_workloads import WORKLOADS, appends_many, workload
 from tests.support.place import payloads
-from tests.support.power_loss import REPLAY, Crashes, Workload
+from tools.crashtest.history import Broken
+from tools.crashtest.life import Life
+from tools.crashtest.power_loss import REPLAY, Crashes, Workload
+from tools.crashtest.workloads import WORKLOADS, appends_many, workload
 
 STATES = 20_000  # distinct crash states in the default run
 

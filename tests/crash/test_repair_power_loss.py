@@ -13,7 +13,7 @@ from seglog.quarantine import Quarantine
 from seglog.repair import _Repair
 from seglog.testing import Operation
 from tests.support import repair_scenes as scenes
-from tests.support.crash_history import Broken
+from tools.crashtest.history import Broken
 
 
 @pytest.fixture(autouse=True)

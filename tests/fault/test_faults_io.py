@@ -16,9 +16,9 @@ import pytest
 
 import seglog
 from seglog.testing import CrashDisk, Fault, FaultDisk
-from tests.support.crash_history import Broken, Expected
-from tests.support.crash_life import PATH, Life, verified
-from tests.support.crash_workloads import text
+from tools.crashtest.history import Broken, Expected
+from tools.crashtest.life import PATH, Life, verified
+from tools.crashtest.workloads import text
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
 STRIDE = max(1, 3 // DEEP)  # every third call for each error; SEGLOG_DEEP=3 tries them all

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import seglog
-from tests.support.zygote import ROOT
+from tools.crashtest.zygote import ROOT
 
 BEGIN = """
 import atexit, os, sys, threading, time

@@ -19,7 +19,7 @@ import seglog
 from seglog.disk.local import LocalDirectory, LocalFile
 from seglog.source import Source
 from tests.support.place import offsets, payloads
-from tests.support.zygote import ROOT
+from tools.crashtest.zygote import ROOT
 
 BOUND_SECONDS = 30.0  # far more than any of this takes
 

@@ -16,7 +16,7 @@ import seglog
 from seglog.disk.local import LocalDisk
 from seglog.testing import Fault, FaultDisk
 from tests.support.place import payloads
-from tests.support.zygote import ROOT, Start
+from tools.crashtest.zygote import ROOT, Start
 
 CHILDREN = "tests.support.children:"
 

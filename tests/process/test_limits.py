@@ -24,10 +24,10 @@ from seglog.format.names import SEGMENTS, SegmentName
 from seglog.options import LogOptions
 from seglog.segment_writer import SegmentWriter
 from seglog.testing import FaultDisk
-from tests.support.images import ROOT, image_of
 from tests.support.place import Place, offsets, payloads
 from tests.support.process import open_descriptors
-from tests.support.zygote import Start
+from tools.crashtest.images import ROOT, image_of
+from tools.crashtest.zygote import Start
 
 CHILDREN = "tests.support.children:"
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import seglog
 from tests.support.place import offsets
-from tests.support.zygote import WAIT_SECONDS, Start
+from tools.crashtest.zygote import WAIT_SECONDS, Start
 
 CHILDREN = "tests.support.children:"
 COUNT = 3000

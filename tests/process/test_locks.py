@@ -10,7 +10,7 @@ import pytest
 
 import seglog
 from tests.support.place import payloads
-from tests.support.zygote import Start
+from tools.crashtest.zygote import Start
 
 CHILDREN = "tests.support.children:"
 

@@ -9,7 +9,7 @@ import pytest
 
 import seglog
 from tests.support.poison_worker import POISON
-from tests.support.zygote import Start
+from tools.crashtest.zygote import Start
 
 DEATHS_AT_MOST = 30
 

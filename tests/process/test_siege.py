@@ -16,10 +16,10 @@ from typing import NamedTuple
 import pytest
 
 import seglog
-from tests.support.kill_oracle import Oracle
 from tests.support.process import open_descriptors
 from tests.support.siege import CONSUMERS, MAX_BYTES, MAX_RECORDS
-from tests.support.zygote import Child, Start, wait_for
+from tools.crashtest.kill_oracle import Oracle
+from tools.crashtest.zygote import Child, Start, wait_for
 
 SECONDS = float(os.environ.get("SEGLOG_SIEGE_SECONDS", "10"))
 STORM = 0.6  # of the time processes are killed; then they are left alone, and must stay as they are

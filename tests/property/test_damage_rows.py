@@ -15,8 +15,9 @@ from seglog.format import layout as L
 from seglog.format.batch import encode_batch
 from seglog.format.checksum import crc32c, seed
 from seglog.verify import verify
-from tests.support.anatomy import batches, header_of, parts
-from tests.support.images import (
+from tools.crashtest.anatomy import batches, header_of, parts
+from tools.crashtest.damage_oracle import Seen, check, named_by, opened_and_used, read_only, verified
+from tools.crashtest.images import (
     NEXT_BOOT,
     ROOT,
     Image,
@@ -28,8 +29,7 @@ from tests.support.images import (
     segment_paths,
     without,
 )
-from tests.support.oracle import Seen, check, named_by, opened_and_used, read_only, verified
-from tests.support.subjects import SUBJECTS, Builder, Subject
+from tools.crashtest.subjects import SUBJECTS, Builder, Subject
 
 
 @pytest.fixture(autouse=True)

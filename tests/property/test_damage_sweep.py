@@ -15,10 +15,10 @@ import pytest
 
 import seglog
 from seglog.format import layout as L
-from tests.support.anatomy import Part, batches, parts
-from tests.support.images import ROOT, Image, cut, disk_with, flipped, image_of, overwritten, segment_paths
-from tests.support.oracle import check, check_briefly, named_by, verified
-from tests.support.subjects import SUBJECTS, Subject
+from tools.crashtest.anatomy import Part, batches, parts
+from tools.crashtest.damage_oracle import check, check_briefly, named_by, verified
+from tools.crashtest.images import ROOT, Image, cut, disk_with, flipped, image_of, overwritten, segment_paths
+from tools.crashtest.subjects import SUBJECTS, Subject
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
 SILENT = ("hint", "holder", "slot", "footer")  # one of them may be lost in a crash, and costs nothing

@@ -24,9 +24,9 @@ from seglog.format.cursor_state import Seen
 from seglog.intervals import Intervals
 from seglog.segment_writer import SegmentWriter
 from seglog.source import Source
-from tests.support.crash_history import Broken
 from tests.support.log_machine import LogMachine
 from tests.support.machine_life import tally
+from tools.crashtest.history import Broken
 
 SECONDS = float(os.environ.get("SEGLOG_MACHINE_SECONDS", "0"))
 EXAMPLES = 500

@@ -9,7 +9,7 @@ from typing import Any
 
 import seglog
 from seglog.format import layout as L
-from tests.support.zygote import WAIT_SECONDS
+from tools.crashtest.zygote import WAIT_SECONDS
 
 
 def stored_bytes(log: seglog.Log[Any]) -> int:

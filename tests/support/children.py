@@ -6,7 +6,7 @@ import os
 import resource
 
 import seglog
-from tests.support.zygote import Hear, Say
+from tools.crashtest.zygote import Hear, Say
 
 
 def hold(say: Say, hear: Hear, path: str) -> None:

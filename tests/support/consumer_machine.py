@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 import seglog
-from tests.support.crash_history import demand
 from tests.support.machine_life import LifeMachine, Outcome, tally
 from tests.support.model_consumer import Opening, Position, Tracked
 from tests.support.model_log import Letter, chosen
+from tools.crashtest.history import demand
 
 NAMES = ["a", "b", "c"]
 

@@ -18,10 +18,10 @@ from seglog import segment_writer
 from seglog.testing import CrashDisk, Fault, FaultDisk, Image, ManualClock, Operation
 from seglog.testing.crash_disk import CrashDirectory
 from seglog.verify import verify
-from tests.support.crash_history import demand
-from tests.support.crash_life import PATH, Life
-from tests.support.crash_workloads import NEVER, made, text
-from tests.support.power_loss import Crashes, Start, Workload
+from tools.crashtest.history import demand
+from tools.crashtest.life import PATH, Life
+from tools.crashtest.power_loss import Crashes, Start, Workload
+from tools.crashtest.workloads import NEVER, made, text
 
 Ignore = Callable[[Operation], bool]
 Scene = Callable[[Ignore], None]

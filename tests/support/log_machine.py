@@ -15,10 +15,10 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 import seglog
 from seglog.testing import Fault
 from tests.support.consumer_machine import NAMES, ConsumerMachine, options_of_consumer, picks, which
-from tests.support.crash_history import demand
 from tests.support.machine_life import PATH, Died, Fussy, Outcome, tally
 from tests.support.model_log import chosen
 from tests.support.model_records import Kept
+from tools.crashtest.history import demand
 
 sizes = st.sampled_from([0, 1, 40, 700, 1200, 1500, 5000])
 kinds = st.sampled_from(["plain", "plain", "plain", "key", "headers", "delay", "ttl", "both", "unreadable"])

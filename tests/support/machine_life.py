@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 import seglog
 from seglog.testing import CrashDisk, Fault, FaultDisk, ManualClock
-from tests.support.crash_history import demand
 from tests.support.model_consumer import Now
 from tests.support.model_log import ModelLog
 from tests.support.model_records import Limits
+from tools.crashtest.history import demand
 
 R = TypeVar("R")
 PATH = "srv/spool"

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from seglog import DeadLetter, LogStats, Message
-from tests.support.crash_history import demand
 from tests.support.model_consumer import NEVER, Now, Position, Tracked
 from tests.support.model_records import Kept, ModelRecords
+from tools.crashtest.history import demand
 
 
 @dataclass

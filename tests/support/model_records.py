@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from seglog import DeadLetter, Gap, Message
-from tests.support.crash_history import demand
 from tests.support.model_consumer import Now, Position, Tracked
+from tools.crashtest.history import demand
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import seglog
 from seglog.disk.memory import MemoryDisk
-from tests.support.images import disk_with, image_of
-from tests.support.zygote import Hear, Say
+from tools.crashtest.images import disk_with, image_of
+from tools.crashtest.zygote import Hear, Say
 
 ALLOCATIONS_MAX = 20_000
 

@@ -11,7 +11,7 @@ import signal
 import threading
 
 import seglog
-from tests.support.zygote import Hear, Say
+from tools.crashtest.zygote import Hear, Say
 
 POISON = b"poison"
 

@@ -16,10 +16,10 @@ from seglog.quarantine import Quarantine
 from seglog.repair import repair
 from seglog.testing import CrashDisk, Image, ManualClock, Operation
 from seglog.verify import verify
-from tests.support.crash_history import Broken, demand
-from tests.support.crash_life import PATH, Life
-from tests.support.crash_workloads import made, text
 from tests.support.evidence import holds, kept
+from tools.crashtest.history import Broken, demand
+from tools.crashtest.life import PATH, Life
+from tools.crashtest.workloads import made, text
 
 Ignore = Callable[[Operation], bool]
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from functools import partial
 
 import seglog
-from tests.support.kill_worker import payload
-from tests.support.zygote import Hear, Say
+from tools.crashtest.kill_worker import payload
+from tools.crashtest.zygote import Hear, Say
 
 SEGMENT_BYTES = 16 * 1024
 MAX_RECORDS = 400

@@ -19,7 +19,7 @@ from seglog.dead_log import RESERVE_BYTES
 from seglog.disk.memory import MemoryDisk
 from seglog.testing import Fault, FaultDisk
 from tests.support.place import Place, offsets, payloads
-from tests.support.zygote import Start
+from tools.crashtest.zygote import Start
 
 CHILDREN = "tests.support.children:"
 SIZE = 1000

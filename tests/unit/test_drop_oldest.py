@@ -17,7 +17,7 @@ from seglog.disk.memory import MemoryDisk
 from seglog.testing import Fault, FaultDisk, ManualClock
 from tests.support.backlog import Worker, blocked, stored_bytes
 from tests.support.place import Place, offsets
-from tests.support.zygote import Start
+from tools.crashtest.zygote import Start
 
 CHILDREN = "tests.support.children:"
 

@@ -21,7 +21,7 @@ from seglog.testing import Fault, FaultDisk, ManualClock
 from tests.support.backlog import Worker, blocked, stored_bytes, until
 from tests.support.interrupts import Interrupt
 from tests.support.place import Place, offsets
-from tests.support.zygote import WAIT_SECONDS, Start
+from tools.crashtest.zygote import WAIT_SECONDS, Start
 
 CHILDREN = "tests.support.children:"
 

@@ -12,7 +12,7 @@ import seglog
 from seglog.disk.local import LocalDisk
 from seglog.testing import Fault, FaultDisk
 from tests.support.place import Place, offsets
-from tests.support.zygote import Start
+from tools.crashtest.zygote import Start
 
 CHILDREN = "tests.support.children:"
 

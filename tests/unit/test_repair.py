@@ -21,13 +21,13 @@ from seglog.intervals import Intervals
 from seglog.repair import _Repair, repair
 from seglog.testing import Fault, FaultDisk, ManualClock
 from seglog.verify import verify
-from tests.support.anatomy import Part, batches, parts
 from tests.support.evidence import holds, kept
-from tests.support.images import ROOT, Image, cut, disk_with, flipped, image_of, overwritten, segment_paths, without
-from tests.support.oracle import LATER_NS, NEW, Seen, named_by
 from tests.support.place import Place, offsets
 from tests.support.repair_scenes import overwrite
-from tests.support.subjects import SUBJECTS, Subject
+from tools.crashtest.anatomy import Part, batches, parts
+from tools.crashtest.damage_oracle import LATER_NS, NEW, Seen, named_by
+from tools.crashtest.images import ROOT, Image, cut, disk_with, flipped, image_of, overwritten, segment_paths, without
+from tools.crashtest.subjects import SUBJECTS, Subject
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
 FIRST = "segments/00000000000000000000-00000000.seg"

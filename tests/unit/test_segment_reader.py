@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from seglog.catalog import Catalog
 from seglog.format import layout as L
 from seglog.segment_reader import Block, Rot, SegmentReader
-from tests.support.anatomy import Placed, batches
-from tests.support.images import ROOT, Image, disk_with, overwritten, segment_paths
-from tests.support.subjects import SUBJECTS
+from tools.crashtest.anatomy import Placed, batches
+from tools.crashtest.images import ROOT, Image, disk_with, overwritten, segment_paths
+from tools.crashtest.subjects import SUBJECTS
 
 IMAGE = SUBJECTS["many_segments"]().image
 PATH = segment_paths(IMAGE)[0]
@@ -142,7 +142,7 @@ def test_resynchronising_finds_a_batch_at_every_place_around_a_windows_edge(edge
     from seglog.disk.memory import MemoryDisk
     from seglog.segment_reader import WINDOW_BYTES
     from seglog.testing import ManualClock
-    from tests.support.images import flipped, image_of
+    from tools.crashtest.images import flipped, image_of
 
     disk = MemoryDisk()
     with seglog.open(ROOT, disk=disk, clock=ManualClock()) as log:

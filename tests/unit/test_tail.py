@@ -10,9 +10,9 @@ from seglog.recovery import Ending
 from seglog.segment_writer import Mark
 from seglog.tail import Tail, examine
 from seglog.verify import verify
-from tests.support.anatomy import batches
-from tests.support.images import ROOT, Image, cut, disk_with, flipped, image_of, overwritten, segment_paths
-from tests.support.subjects import SUBJECTS, Builder
+from tools.crashtest.anatomy import batches
+from tools.crashtest.images import ROOT, Image, cut, disk_with, flipped, image_of, overwritten, segment_paths
+from tools.crashtest.subjects import SUBJECTS, Builder
 
 START = Mark(L.DATA_START, 0)
 

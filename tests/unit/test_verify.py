@@ -7,9 +7,9 @@ from pathlib import Path
 
 import seglog
 from seglog.verify import verify
-from tests.support.anatomy import batches
-from tests.support.images import ROOT, disk_with, flipped, segment_paths
-from tests.support.subjects import SUBJECTS
+from tools.crashtest.anatomy import batches
+from tools.crashtest.images import ROOT, disk_with, flipped, segment_paths
+from tools.crashtest.subjects import SUBJECTS
 
 
 def test_p11_two_that_verify_at_the_same_time_are_no_writer_to_each_other() -> None:

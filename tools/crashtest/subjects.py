@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import seglog
 from seglog.disk.memory import MemoryDisk
 from seglog.testing import ManualClock
-from tests.support.images import NEXT_BOOT, ROOT, Image, image_of, overwritten
+from tools.crashtest.images import NEXT_BOOT, ROOT, Image, image_of, overwritten
 
 MIB = 1 << 20
 START_NS = 1_700_000_000_000_000_000

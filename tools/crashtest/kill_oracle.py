@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import seglog
-from tests.support.kill_worker import CONSUMERS, name_of, payload
+from tools.crashtest.kill_worker import CONSUMERS, name_of, payload
 
 Name = tuple[int, str, int]  # generation, thread, number
 

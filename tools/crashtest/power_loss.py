@@ -15,8 +15,8 @@ from itertools import islice
 from typing import Any
 
 from seglog.testing import CrashDisk, Image
-from tests.support.crash_history import Broken, Expected, Mark, demand
-from tests.support.crash_life import PATH, Life, looked_at, verified
+from tools.crashtest.history import Broken, Expected, Mark, demand
+from tools.crashtest.life import PATH, Life, looked_at, verified
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
 REPLAY = os.environ.get("SEGLOG_REPLAY", "")

@@ -10,7 +10,7 @@ from seglog.format.batch import BatchHeader, decode_header, words
 from seglog.format.names import parse_segment_name
 from seglog.format.segment_header import SegmentHeader, decode_segment_header
 from seglog.format.slots import slot_length
-from tests.support.images import Image, segment_paths
+from tools.crashtest.images import Image, segment_paths
 
 
 class Part(NamedTuple):

@@ -1,6 +1,6 @@
 """One life of a program that uses a log on a `CrashDisk`, between opening and crash; it writes down its history.
 
-Every call is marked on the disk right before it is made and right after it returned, see `crash_history`.
+Every call is marked on the disk right before it is made and right after it returned, see `history`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from seglog.disk.base import Disk
 from seglog.model import Gap
 from seglog.testing import CrashDisk, ManualClock
 from seglog.verify import verify
-from tests.support.crash_history import Expected, demand
+from tools.crashtest.history import Expected, demand
 
 PATH = "srv/spool"
 SMALL = {"segment_bytes": 4096}

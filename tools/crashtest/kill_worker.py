@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import seglog
-from tests.support.zygote import Hear, Say
+from tools.crashtest.zygote import Hear, Say
 
 SEGMENT_BYTES = 16 * 1024
 CONSUMERS = ("fast", "late")

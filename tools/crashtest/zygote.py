@@ -115,7 +115,7 @@ class Zygote:
         self._socket.settimeout(WAIT_SECONDS)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.zygote", str(theirs.fileno())],
+                [sys.executable, "-m", "tools.crashtest.zygote", str(theirs.fileno())],
                 cwd=ROOT,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -6,8 +6,8 @@ import random
 from typing import Any
 
 from seglog.testing import CrashDisk
-from tests.support.crash_life import Life
-from tests.support.power_loss import Start, Workload
+from tools.crashtest.life import Life
+from tools.crashtest.power_loss import Start, Workload
 
 ZSTD: dict[str, Any] = {"compression": "zstd"}
 NEVER: dict[str, Any] = {"durability": "never"}

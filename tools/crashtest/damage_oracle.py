@@ -13,8 +13,8 @@ from seglog.disk.memory import MemoryDisk
 from seglog.model import Gap, Message, OffsetRange, VerifyReport
 from seglog.testing import ManualClock
 from seglog.verify import verify
-from tests.support.images import ROOT, Image, disk_with, image_of
-from tests.support.subjects import START_NS, Subject
+from tools.crashtest.images import ROOT, Image, disk_with, image_of
+from tools.crashtest.subjects import START_NS, Subject
 
 NEW = b"appended behind the damage"
 LATER_NS = START_NS + 10**12  # what was delayed is due by then
