@@ -90,7 +90,8 @@ class Housekeeping(Generic[T]):
         source = self._source
         catalog = source.catalog
         catalog.refresh()
-        state, end = source.state(), source.durable().end_offset
+        state = source.state()
+        end = max(source.durable().end_offset, state.start_offset)  # what was not durable may have been dropped already
         records = catalog.records_between(state.start_offset, end, state.removed) - catalog.records_before(end)
         if commits is not None and appender is not None:
             commits.exclusively(lambda: _let_go_of_the_active_segment(appender))

@@ -162,3 +162,11 @@ def test_purging_is_for_open_logs(place: Place) -> None:
     log.close()
     with pytest.raises(seglog.LogClosed):
         log.purge()
+
+
+def test_what_was_dropped_before_it_was_durable_is_not_purged_once_more(place: Place) -> None:
+    with place.open(durability="never", max_records=8, when_full="drop_oldest") as log:
+        log.append_many([b"x"] * 4)
+        log.append_many([b"x"] * 5)
+        assert log.first_offset == 1
+        assert log.purge() == 8
