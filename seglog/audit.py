@@ -160,9 +160,7 @@ class Audit:
             self.next_offset = max(expected, horizon.end_offset)  # the writer may have moved past all that was listed
         elif not catalog.names:
             self._all_lost(without_segments(view.meta.state if view.meta is not None else None, hint, states), state)
-        if (
-            view.meta is None and self.records and N.META not in self.root.list()
-        ):  # made before the first record
+        if view.meta is None and self.records and N.META not in self.root.list():  # made before the first record
             self.warnings.append(f"{N.META} is missing; the next opening makes it anew from what is there")
         self.segments = len(names)
         self._conclude(state, states, catalog.records_before)

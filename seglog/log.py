@@ -358,7 +358,8 @@ class Log(Generic[T]):
     def close(self) -> None:
         """Finish what is queued, leave a close marker, let go of lock and files. Twice is fine.
 
-        Closes the log's consumers. Raises LogFailed if the last sync failed.
+        Closes the log's consumers. Raises LogFailed if the last sync failed, StorageError if a file could not be closed
+        (nothing that was acknowledged hangs on that).
         """
         with self._lock:
             if self._closed or self._forked:
@@ -377,7 +378,7 @@ class Log(Generic[T]):
                 if self._commits is not None and self._opened is not None:
                     self._commits.close(self._opened.appender.close)
         finally:
-            with self._lock:
+            with self._lock, storage_errors(f"closing {self._path}"):
                 self._abandon()
             self._source.wake()
 

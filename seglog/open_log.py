@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from seglog.catalog import Meta
 from seglog.clock import Clock, SystemClock
@@ -105,7 +106,8 @@ def open_log(
     try:
         return _open(root, name, options, disk, clock, serializer, dead_letter_bytes)
     except BaseException as error:
-        root.close()
+        with suppress(OSError):  # the first error is the one to tell
+            root.close()
         if isinstance(error, OSError) and not isinstance(error, StorageError):
             raise storage_error(error, f"opening {name}") from error
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from seglog.appender import Appender, first_header
@@ -52,9 +53,10 @@ class Opened:
 
     def close(self) -> None:
         """Let go of all but `root`, without a word to the disk."""
-        self.appender.abandon()
-        for handle in (self.meta, self.segments, self.cursors, self.lock):
-            handle.close()
+        with ExitStack() as handles:  # every one, whatever the others say: above all the lock
+            for handle in (self.lock, self.cursors, self.segments, self.meta):
+                handles.callback(handle.close)
+            handles.callback(self.appender.abandon)
 
 
 def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, CursorState | None]:
@@ -106,9 +108,10 @@ def open_for_writing(
         catalog.hint = lock.hint
         return _Opening(disk, clock, root, segments, cursors, lock, catalog, options).run(created)
     except BaseException:
-        for directory in opened:
-            directory.close()
-        lock.close()
+        with suppress(OSError), ExitStack() as handles:  # the first error is the one to tell
+            handles.callback(lock.close)
+            for directory in opened:
+                handles.callback(directory.close)
         raise
 
 

@@ -1,8 +1,12 @@
-"""Disks that crash and fail on purpose and a clock that stands still: for our tests, and for yours."""
+"""Disks that crash and fail on purpose, a clock that stands still, and trials of your own code on them.
+
+For our tests, and for yours; `seglog.testing.fixtures` offers them to pytest.
+"""
 
 from seglog.testing.crash_disk import CrashDisk, Image
 from seglog.testing.crash_model import Operation
 from seglog.testing.fault_disk import Fault, FaultDisk
 from seglog.testing.manual_clock import ManualClock
+from seglog.testing.trials import every_crash, every_fault
 
-__all__ = ["CrashDisk", "Fault", "FaultDisk", "Image", "ManualClock", "Operation"]
+__all__ = ["CrashDisk", "Fault", "FaultDisk", "Image", "ManualClock", "Operation", "every_crash", "every_fault"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -373,3 +374,18 @@ def test_p9_f48_where_the_register_could_only_be_opened_for_reading_its_change_s
             log.consumer("c")
     with seglog.open("log", disk=disk) as log:
         assert offsets(log.consumer("c").drain()) == [0]
+
+
+def test_p9_a_file_that_cannot_be_closed_costs_neither_the_lock_nor_a_record() -> None:
+    disk = FaultDisk(MemoryDisk())
+    for nth in range(1, CALLS_MAX):
+        disk.arm(Fault(nth, errno.EIO, onwards=True), match=lambda operation, _: operation.startswith("close"))
+        acknowledged = 0
+        with contextlib.suppress(seglog.StorageError), seglog.open("log", disk=disk) as log:
+            acknowledged = log.append(b"x") + 1
+        struck = disk.matched >= nth
+        disk.arm(None)
+        with seglog.open("log", disk=disk) as log:
+            assert log.next_offset >= acknowledged
+        if not struck:
+            return
