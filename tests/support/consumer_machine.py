@@ -56,10 +56,12 @@ class ConsumerMachine(LifeMachine):
 
     @rule(name=st.sampled_from(NAMES), start=starts, pick=st.integers(0, 15), options=options_of_consumer)
     def consumer(self, name: str, start: str, pick: int, options: dict[str, Any]) -> None:
-        where, meant = self._start(start, pick)
         tracked = self.model.consumers.get(name)
+        meant: list[int | None] = []  # by each try: "latest" moves if the log had to be opened again in between
 
         def work() -> seglog.Consumer[bytes]:
+            where, offset = self._start(start, pick)
+            meant.append(offset)
             return self.log.consumer(name, where, on_gap=self._on_gap, **options)
 
         if name in self.open and pick % 4 == 0:
@@ -75,22 +77,24 @@ class ConsumerMachine(LifeMachine):
             if self.dead:
                 self.after()
                 return
-        if tracked is None and meant is None:
+        if tracked is None and start == "beyond":
             self.attempt(work).refused(seglog.OffsetOutOfRange)
         else:
             outcome = self.certain(lambda _: work())
             if outcome.answer is not None and not outcome.died:
                 self._opened(outcome.answer, meant, options)
             elif tracked is None:
-                self.model.maybe_consumers[name] = Position(meant or 0)
+                self.model.maybe_consumers[name] = Position(meant[0] or 0)
         self.after()
 
-    def _opened(self, consumer: seglog.Consumer[bytes], start: int | None, options: dict[str, Any]) -> None:
+    def _opened(self, consumer: seglog.Consumer[bytes], starts: Sequence[int | None], options: dict[str, Any]) -> None:
+        """`starts`: where a new consumer was asked to begin, the last time and before that."""
         name = consumer.name
         tracked = self.model.consumers.get(name)
         if tracked is None:
-            assert start is not None
+            *before, start = (offset for offset in starts if offset is not None)
             tracked = self.model.register(name, start)
+            tracked.others += map(Position, before)
         self.open[name] = consumer
         self.progress()
         self.model.check_unacked(tracked, list(consumer.unacked()), self.now, opened=True)

@@ -331,7 +331,7 @@ class LogMachine(ConsumerMachine):
         tally["examples"] += 1
         self.open_log(options)
         for name, wanted in zip(NAMES, consumers, strict=False):
-            self._opened(self.log.consumer(name, on_gap=self._on_gap, **wanted), 0, wanted)
+            self._opened(self.log.consumer(name, on_gap=self._on_gap, **wanted), [0], wanted)
 
     @rule(
         how=st.sampled_from(["close", "kill", "power"]), options=options_of_open, power=seeds, resume=st.integers(0, 3)
@@ -346,7 +346,7 @@ class LogMachine(ConsumerMachine):
             self.crash_and_open(1 + power if how == "power" else 0)
         for name, wanted in were_open.items() if resume else ():
             if name in self.model.consumers:
-                self._opened(self.log.consumer(name, on_gap=self._on_gap, **wanted), None, wanted)
+                self._opened(self.log.consumer(name, on_gap=self._on_gap, **wanted), [], wanted)
 
     # -- what must hold after every step
 
