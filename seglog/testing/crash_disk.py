@@ -15,24 +15,18 @@ from __future__ import annotations
 import builtins
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from seglog.disk.base import Directory
 from seglog.disk.memory import MemoryDirectory, MemoryDisk, MemoryFile, Node, Tree
-from seglog.testing.crash_model import SECTOR, Entries, Model, Names, Operation, Put, Rename, Resize
+from seglog.testing.crash_model import SECTOR, Entries, Model, Names, Operation, Rename
+from seglog.testing.survivals import Chance, sectors, survivals
 
-_T = TypeVar("_T")
 _SYNCS = ("sync", "datasync", "sync_directory")
 _KILL_CUTS = 8  # in how many places a write is cut by a kill
-
-
-class Chance(Protocol):
-    """What is asked of a `random.Random`."""
-
-    def random(self) -> float: ...
 
 
 class Image:
@@ -43,27 +37,46 @@ class Image:
         digest: equal for images that hold the same; a crash looks the same from inside, but what had been
             acknowledged before it need not be, so skip an image only if its digest *and* the marks were seen.
         killed: only the process died, the machine did not: all its writes are there, synced or not.
+        torn: of what was written and not synced some is there, and some is not.
+        spoilt: "zeros" or "stale" if some of that holds what nobody wrote there, see `CrashDisk.images`; else "".
     """
 
-    __slots__ = ("_boot_id", "_model", "digest", "killed", "label")
+    __slots__ = ("_boot_id", "_model", "digest", "killed", "label", "spoilt", "torn")
 
-    def __init__(self, model: Model, digest: bytes, label: str, boot_id: bytes, *, killed: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        digest: bytes,
+        label: str,
+        boot_id: bytes,
+        *,
+        killed: bool,
+        torn: bool = False,
+        spoilt: str = "",
+    ) -> None:
         self._model = model
         self.digest = digest
         self.label = label
         self.killed = killed
+        self.torn = torn
+        self.spoilt = spoilt
         self._boot_id = boot_id
 
     def __repr__(self) -> str:
         return f"<Image {self.label}>"
 
-    def disk(self, *, ignore: Callable[[Operation], bool] | None = None) -> CrashDisk:
-        """A new disk that holds this image, each time a fresh one; it can crash again.
+    def disk(
+        self,
+        *,
+        ignore: Callable[[Operation], bool] | None = None,
+        fail: Callable[[Operation], bool] | None = None,
+    ) -> CrashDisk:
+        """A new disk that holds this image, each time a fresh one; it can crash again. Arguments as of CrashDisk.
 
         After a power loss it has a new boot id and all on it is durable. After a kill it has the same boot id, and
         what was not synced before can still be lost.
         """
-        disk = CrashDisk(ignore=ignore)
+        disk = CrashDisk(ignore=ignore, fail=fail)
         disk._start_from(self._model.moved(), self._boot_id)
         return disk
 
@@ -74,9 +87,9 @@ class CrashDisk:
     Args:
         ignore: asked for each sync, datasync and sync_directory; where it answers True, the disk lies: the call
             returns and nothing becomes durable. A test-suite that does not notice does not need that sync.
-        fail: asked for each sync and datasync; where it answers True, the call raises EIO. What it was to write reads
-            back as before, counts as written (a later sync succeeds and does not write it), and is gone after a power
-            cut: that is what Linux does.
+        fail: asked for each sync, datasync and sync_directory; where it answers True, the call raises EIO. What a
+            file's sync was to write reads back as before, counts as written (a later sync succeeds and does not write
+            it), and is gone after a power cut: that is what Linux does. Names stay as undecided as they were.
     """
 
     def __init__(
@@ -126,7 +139,7 @@ class CrashDisk:
         """Append to the journal; the caller holds `guard` and has done it."""
         if self._ignore is not None and operation.kind in _SYNCS and self._ignore(operation):
             operation = replace(operation, ignored=True)
-        failed = self._fail is not None and operation.kind in ("sync", "datasync") and self._fail(operation)
+        failed = self._fail is not None and operation.kind in _SYNCS and self._fail(operation)
         self.journal.append(replace(operation, failed=True) if failed else operation)
         if failed:
             raise OSError(errno.EIO, os.strerror(errno.EIO), operation.path)
@@ -142,7 +155,7 @@ class CrashDisk:
         """What was marked when `step` operations were done."""
         return [value for at, value in self._marks if at <= step]
 
-    def images(self, step: int, *, rng: Chance, subsets: int = 4) -> Iterator[Image]:
+    def images(self, step: int, *, rng: Chance, subsets: int = 4, spoil: Sequence[str] = ()) -> Iterator[Image]:
         """What may be left by a crash after the first `step` operations of the journal, each state once.
 
         Power loss: of the unsynced sectors and sizes none, all, each alone, every prefix, every suffix and seeded
@@ -155,11 +168,16 @@ class CrashDisk:
             step: 0 to len(journal). Ascending steps are fast, going back starts over.
             rng: where the seeded subsets come from.
             subsets: how many of them, at each place where they are used.
+            spoil: beyond what survives or does not, let unsynced bytes come back as something else. "zeros": where
+                there was something before. "stale": as bytes that stand elsewhere on the disk, also in space by which
+                a file grew and to which nothing was written. Durable bytes of the same sector stay. A disk that
+                behaves as databases assume it does neither, so ask less of these images (`Image.spoilt`).
         """
         model = self._model_at(step)
         seen: set[bytes] = set()
         named: dict[tuple[Rename, ...], tuple[Entries, Names]] = {}  # few different ones, each used often
-        for label, names, data in _survivals(model, rng, subsets):
+        moving = sectors(model.moving_data)
+        for kind, label, names, data in survivals(model, rng, subsets, spoil):
             key = tuple(names)
             if key not in named:
                 entries = model.renamed(names)
@@ -175,6 +193,8 @@ class CrashDisk:
                     f"step {step}: power lost, {label}",
                     _next_boot(self.boot_id()),
                     killed=False,
+                    torn=0 < sectors(data) < moving,
+                    spoilt=kind,
                 )
         yield from self._kills(step, model)
 
@@ -187,13 +207,13 @@ class CrashDisk:
             for cut in cuts[:: max(1, len(cuts) // _KILL_CUTS)]:
                 partial = model.copy()
                 partial.apply(replace(following, data=following.data[:cut]))
-                yield self._killed(partial, f"step {step}: killed {cut} bytes into the next write")
+                yield self._killed(partial, f"step {step}: killed {cut} bytes into the next write", torn=True)
 
-    def _killed(self, model: Model, label: str) -> Image:
+    def _killed(self, model: Model, label: str, *, torn: bool = False) -> Image:
         durable = model.digest(model.reachable(model.entries), {})
         live = model.digest(model.reachable(model.renamed(model.moving_names)), model.seen())
         digest = blake2b(b"killed" + durable + live, digest_size=16).digest()
-        return Image(model, digest, label, self.boot_id(), killed=True)
+        return Image(model, digest, label, self.boot_id(), killed=True, torn=torn)
 
     def _model_at(self, step: int) -> Model:
         if not 0 <= step <= len(self.journal):
@@ -209,43 +229,6 @@ class CrashDisk:
 
 def _next_boot(boot_id: bytes) -> bytes:
     return blake2b(boot_id, digest_size=16).digest()
-
-
-def _survivals(
-    model: Model, rng: Chance, subsets: int
-) -> Iterator[tuple[str, Sequence[Rename], Sequence[Put | Resize]]]:
-    """Which names and data survive, with a word on it."""
-    names, data = model.moving_names, model.moving_data
-    for label, some in _choices(model.latest_data()):
-        yield f"data {label}, no names", (), some
-        yield f"data {label}, all names", names, some
-    for number in range(subsets):
-        some = _subset(data, rng)
-        yield f"data subset {number}, no names", (), some
-        yield f"data subset {number}, all names", names, some
-    picked = [*_choices(names)]
-    if len(names) > 1:
-        picked += [(f"subset {number}", _subset(names, rng)) for number in range(subsets)]
-    for label, chosen in picked:
-        yield f"names {label}, no data", chosen, ()
-        yield f"names {label}, all data", chosen, data
-        yield f"names {label}, some data", chosen, _subset(data, rng)
-
-
-def _choices(effects: Sequence[_T]) -> Iterator[tuple[str, Sequence[_T]]]:
-    count = len(effects)
-    yield "none", ()
-    yield "all", effects
-    for at in range(count):
-        yield f"{at + 1} of {count} alone", effects[at : at + 1]
-    for at in range(2, count):
-        yield f"first {at} of {count}", effects[:at]
-        yield f"last {at} of {count}", effects[-at:]
-
-
-def _subset(effects: Iterable[_T], rng: Chance) -> list[_T]:
-    share = rng.random()  # few survive, or most: both are told apart from half of them
-    return [effect for effect in effects if rng.random() < share]
 
 
 class CrashFile:

@@ -4,7 +4,8 @@ A file is durable as of its last sync. Of what came later, each 512-byte sector 
 or not, independently. A directory is durable as of its last sync; of the names made, moved and removed later, each
 change survives or not, independently; a rename is old or new, never both. The model never looks at what the
 bytes mean. Bytes that no surviving size covers are lost, bytes that no surviving sector covers are zero. What a failed
-sync was to write is lost in a power cut, although it reads back until then.
+sync was to write is lost in a power cut, although it reads back until then. What was durable is never touched: not
+even its neighbours in a sector that comes back spoilt.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Operation:
         size: of truncate and allocate, the size of the file afterwards.
         new_name: of a rename.
         ignored: a sync that the disk answered and did not do.
-        failed: a sync that raised; what it was to write is on no way to the disk any more.
+        failed: a sync that raised; what it was to write is on no way to the disk any more (names still are).
         item: the file or directory itself, whatever its name; of rename and unlink, what had the name.
         tree: the directory that holds the name.
     """
@@ -56,12 +57,28 @@ class Operation:
 
 
 class Put(NamedTuple):
-    """A sector on its way to the disk. `mark` stands for number and bytes, 0 for zeros."""
+    """A sector on its way to the disk. `mark` stands for number and bytes, 0 for zeros.
+
+    `begin` to `end` is what of the sector was written since the last sync; the rest is as before.
+    """
 
     node: Node
     number: int
     data: bytes
     mark: int
+    begin: int = 0
+    end: int = SECTOR
+
+    def joined(self, earlier: Put) -> Put:
+        """This one, which was written over an earlier one. Not across a hole: that may be durable."""
+        if earlier.begin > self.end or self.begin > earlier.end:
+            return self
+        return self._replace(begin=min(self.begin, earlier.begin), end=max(self.end, earlier.end))
+
+    def spoilt(self, other: bytes) -> Put:
+        """The same sector, if something else came to the disk where it was written."""
+        data = self.data[: self.begin] + other[self.begin : self.end] + self.data[self.end :]
+        return self._replace(data=data, mark=_mark(self.number, data))
 
 
 class Resize(NamedTuple):
@@ -191,7 +208,7 @@ class Model:
                 self._sync(item)
         elif kind == "mkdir":
             self.entries[item] = {}
-        elif kind == "sync_directory" and not operation.ignored:
+        elif kind == "sync_directory" and not (operation.ignored or operation.failed):
             self._sync_directory(item)
         if tree is not None:
             removed = operation.name if kind in ("rename", "unlink") else ""
@@ -233,10 +250,12 @@ class Model:
         for number in range(position // SECTOR, -(-end // SECTOR)):
             start = number * SECTOR
             piece = data[max(0, start - position) : start + SECTOR - position]
+            at = max(0, position - start)
+            stop = at + len(piece)
             if len(piece) < SECTOR:
-                old, at = content.sector(number), max(0, position - start)
-                piece = old[:at] + piece + old[at + len(piece) :]
-            put = Put(node, number, piece, _mark(number, piece))
+                old = content.sector(number)
+                piece = old[:at] + piece + old[stop:]
+            put = Put(node, number, piece, _mark(number, piece), at, stop)
             content.apply(put)
             self.moving_data.append(put)
 
@@ -285,9 +304,34 @@ class Model:
                 cuts += cut
                 key = (effect.node, "size", cuts)
                 cuts += cut
-            latest.pop(key, None)
-            latest[key] = effect
+            earlier = latest.pop(key, None)
+            latest[key] = effect.joined(earlier) if isinstance(effect, Put) and isinstance(earlier, Put) else effect
         return list(latest.values())
+
+    def unwritten(self, data: Iterable[Put | Resize], most: int) -> list[Put]:
+        """Sectors, at most so many of a file, by which it grew and which nobody has written: as zeros."""
+        sizes: dict[Node, int] = {}
+        taken: dict[Node, set[int]] = {}
+        for effect in data:
+            if isinstance(effect, Resize):
+                sizes[effect.node] = effect.size
+            else:
+                taken.setdefault(effect.node, set()).add(effect.number)
+        found: list[Put] = []
+        for node, size in sizes.items():
+            first = -(-self.contents[node].size // SECTOR)
+            free = [n for n in range(first, size // SECTOR) if n not in taken.get(node, ())]
+            found += [Put(node, number, _ZERO, 0) for number in free[:most]]
+        return found
+
+    def foreign(self, put: Put, chance: float) -> bytes:
+        """A sector that stands elsewhere on the disk: at this place of another file if any has one, else anywhere."""
+        others = [content for node, content in self.contents.items() if node is not put.node]
+        found = [other.sectors[put.number][0] for other in others if put.number in other.sectors]
+        mine = self.contents[put.node].sectors
+        found += [data for number, (data, _) in sorted(mine.items())[:4] if number != put.number]
+        found = found or [data for other in others for data, _ in other.sectors.values()] or [b"\xdb" * SECTOR]
+        return found[int(chance * len(found))]
 
     def written(self, effects: Iterable[Put | Resize]) -> dict[Node, Content]:
         """The files that these effects touch, if they survive."""
@@ -346,12 +390,14 @@ class Model:
         """The same model on files and directories of its own, which hold what a process would see now."""
         files: dict[Node, Node] = {}
         trees: dict[Tree, Tree] = {self.root: Tree()}
-        for item in self._named():
-            if isinstance(item, Tree):
-                trees[item] = Tree()
-            else:
-                files[item] = Node()
-                files[item].data += self._live.get(item, self.contents[item]).flat()
+        named_items = self._named()
+        for tree in self.entries:
+            if tree in named_items:
+                trees[tree] = Tree()
+        for node, content in self.contents.items():  # in an order that is the same each time
+            if node in named_items:
+                files[node] = Node()
+                files[node].data += self._live.get(node, content).flat()
         twins: dict[Item, Item] = dict([*files.items(), *trees.items()])
 
         def named(entries: Entries) -> Entries:

@@ -464,3 +464,139 @@ def test_operations_are_values_of_the_public_api() -> None:
     disk.open("log", create=True)
     assert isinstance(disk.journal[0], Operation)
     assert "power lost" in repr(images(disk)[0])
+
+
+def spoilt(disk: CrashDisk, *kinds: str, subsets: int = 4) -> dict[str, set[bytes]]:
+    """What of `log/file` may be left, by what it was spoilt with; the digests are told apart as well."""
+    found: dict[str, set[bytes]] = {}
+    for image in disk.images(len(disk.journal), rng=random.Random(0), subsets=subsets, spoil=kinds):
+        data = held(image.disk())["log/file"]
+        assert data is not None
+        if not image.killed:
+            found.setdefault(image.spoilt, set()).add(data)
+    return found
+
+
+def test_nothing_is_spoilt_unless_it_is_asked_for() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"o" * 2 * SECTOR)
+    disk.open("log", create=False).open("file", write=True).write(0, b"n" * 2 * SECTOR)
+    assert set(spoilt(disk)) == {""}
+    with pytest.raises(ValueError, match="neither"):
+        spoilt(disk, "garbage")
+
+
+def test_unsynced_sectors_may_come_back_as_zeros_and_durable_bytes_stay() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"o" * 3 * SECTOR)
+    disk.open("log", create=False).open("file", write=True).write(100, b"n" * SECTOR)
+    zeros = spoilt(disk, "zeros")["zeros"]
+    first = b"o" * 100 + bytes(412) + b"n" * 100 + b"o" * 924
+    second = b"o" * 100 + b"n" * 412 + bytes(100) + b"o" * 924
+    both = b"o" * 100 + bytes(512) + b"o" * 924
+    assert {first, second, both} <= zeros
+    assert all(data[:100] == b"o" * 100 and data[612:] == b"o" * 924 for data in zeros)
+
+
+def test_unsynced_sectors_may_come_back_as_bytes_of_another_file() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"o" * SECTOR)
+    root = disk.open("log", create=False)
+    other = root.open("other", create=True)
+    other.write(0, b"x" * SECTOR + b"y" * SECTOR)
+    other.sync()
+    root.sync()
+    file = root.open("file", write=True)
+    file.write(500, b"n" * 100)
+    stale = spoilt(disk, "stale")["stale"]
+    assert {b"o" * 500 + b"x" * 12 + b"n" * 88, b"o" * 500 + b"n" * 12 + b"y" * 88} <= stale
+    file.sync()
+    assert spoilt(disk, "zeros", "stale") == {"": {b"o" * 500 + b"n" * 100}}
+
+
+def test_what_was_deleted_may_come_back_in_another_file() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"x" * SECTOR)
+    root = disk.open("log", create=False)
+    root.unlink("file")
+    root.open("file", create=True)
+    root.sync()
+    root.open("file", write=True).write(0, b"n" * SECTOR)
+    assert b"x" * SECTOR in spoilt(disk, "stale")["stale"]
+
+
+def test_a_size_may_survive_with_something_else_where_nothing_was_written() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"x" * SECTOR)
+    disk.open("log", create=False).open("file", write=True).allocate(0, 4 * SECTOR)
+    found = spoilt(disk, "stale")
+    assert found[""] == {b"x" * SECTOR, b"x" * SECTOR + bytes(3 * SECTOR)}
+    assert found["stale"] == {b"x" * 4 * SECTOR}
+
+
+def test_two_writes_with_something_durable_between_them_spoil_only_their_own_bytes() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"o" * SECTOR)
+    file = disk.open("log", create=False).open("file", write=True)
+    file.write(0, b"n" * 10)
+    file.write(20, b"n" * 10)
+    zeros = spoilt(disk, "zeros", subsets=20)["zeros"]
+    assert all(data[10:20] == b"o" * 10 and data[30:] == b"o" * 482 for data in zeros)
+    file.write(5, b"n" * 20)  # touches the write before it
+    assert b"n" * 5 + bytes(25) + b"o" * 482 in spoilt(disk, "zeros")["zeros"]
+
+
+def test_images_say_whether_a_write_is_torn() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"o" * 2 * SECTOR)
+    disk.open("log", create=False).open("file", write=True).write(0, b"n" * 2 * SECTOR)
+    torn = {held(image.disk())["log/file"] for image in images(disk) if image.torn}
+    assert torn == {b"n" * SECTOR + b"o" * SECTOR, b"o" * SECTOR + b"n" * SECTOR}
+    before = images(disk, len(disk.journal) - 1)
+    assert [image.torn for image in before if image.killed] == [False, True]
+
+
+def all_digests(seed: int) -> list[bytes]:
+    """Of every image of random work, spoilt ones and those after a kill among them."""
+    disk = CrashDisk()
+    synced: dict[int, Tree] = {}
+    workload(disk, random.Random(seed), lambda tree: synced.update({len(disk.journal): tree}))
+    digests = []
+    for step in range(len(disk.journal) + 1):
+        for image in disk.images(step, rng=random.Random(step), spoil=("zeros", "stale")):
+            digests.append(image.digest)
+            if image.killed:
+                again = image.disk().images(0, rng=random.Random(0), subsets=1, spoil=("stale",))
+                digests += [each.digest for each in again]
+            elif step in synced:
+                assert held(image.disk()) == synced[step]
+    return digests
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spoilt_images_are_the_same_each_time_and_durable_states_cannot_be_spoilt(seed: int) -> None:
+    assert all_digests(seed) == all_digests(seed)
+
+
+def test_a_directory_sync_that_fails_leaves_names_undecided_and_the_next_one_may_do_it() -> None:
+    fails = [False]
+    disk = CrashDisk(fail=lambda operation: fails[0] and operation.kind == "sync_directory")
+    root = disk.open("log", create=True)
+    root.sync_parents()
+    root.open("file", create=True).sync()
+    fails[0] = True
+    with pytest.raises(OSError, match="log"):
+        root.sync()
+    assert {"log/file" in tree for tree in lost_power(disk)} == {True, False}
+    fails[0] = False
+    root.sync()
+    assert {"log/file" in tree for tree in lost_power(disk)} == {True}
+
+
+def test_an_image_can_fail_as_well() -> None:
+    disk = CrashDisk()
+    durable_file(disk, b"abc")
+    failing = images(disk)[0].disk(fail=lambda operation: operation.kind == "datasync")
+    file = failing.open("log", create=False).open("file", write=True)
+    with pytest.raises(OSError, match="file"):
+        file.datasync()
