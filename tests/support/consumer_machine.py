@@ -44,7 +44,7 @@ class ConsumerMachine(LifeMachine):
 
     def _start(self, kind: str, pick: int) -> tuple[Any, int | None]:
         """What to ask for, and the offset that it means; None: refused."""
-        end, first = self.model.visible, self.log.first_offset
+        end, first = self.model.visible, self.model.first
         if kind == "earliest":
             return kind, min(first, end)
         if kind == "latest":
