@@ -166,7 +166,7 @@ class Catalog:
             return known
         opened = file if file is not None else self.segments.open(name.file_name)
         try:
-            copies = read_header(opened, name)
+            copies = read_header(opened, name, self.log_id)
             found = read_footer(opened, name, opened.size())
         finally:
             if file is None:

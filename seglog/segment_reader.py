@@ -281,9 +281,9 @@ class HeaderCopies(NamedTuple):
     foreign: bool  # every valid copy names another segment: the file was copied or renamed by somebody
 
 
-def read_header(file: File, name: SegmentName) -> HeaderCopies:
-    """Look at both copies. Raises UnsupportedVersion if newer than us."""
-    found = None
+def read_header(file: File, name: SegmentName, log_id: bytes | None = None) -> HeaderCopies:
+    """Look at both copies; one of this log is believed before another. Raises UnsupportedVersion if newer than us."""
+    held: dict[int, SegmentHeader] = {}
     bad, others = [], 0
     for at in (0, L.HEADER_COPY_AT):
         header = decode_segment_header(file.read(at, L.SEGMENT_HEADER.size))
@@ -292,8 +292,10 @@ def read_header(file: File, name: SegmentName) -> HeaderCopies:
         elif (header.segment_id, header.base_offset) != (name.segment_id, name.base_offset):
             others += 1
         else:
-            found = found or header
-    return HeaderCopies(found, tuple(bad), found is None and others > 0)
+            held[at] = header
+    found = next((header for header in held.values() if header.log_id == log_id), next(iter(held.values()), None))
+    bad += [at for at, header in held.items() if found is not None and header.log_id != found.log_id]
+    return HeaderCopies(found, tuple(sorted(bad)), found is None and others > 0)
 
 
 def read_footer(file: File, name: SegmentName, size: int) -> tuple[Footer, int] | None:

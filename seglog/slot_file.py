@@ -71,9 +71,9 @@ class SlotFile:
         self.whole = len(good) == 2
         if not good:
             return None
-        if len(good) == 2 and good[0][1].generation == good[1][1].generation and good[0][1] != good[1][1]:
+        if len(good) == 2 and self._contradict(good[0][1], good[1][1]):
             self.whole = False
-            return None  # nobody can say which of them was acknowledged
+            return None
         index, newest = max(good, key=lambda slot: slot[1].generation)
         self._write_version = newest.write_version
         self._generation = newest.generation
@@ -88,6 +88,11 @@ class SlotFile:
             data = self.file.read(at, min(slot_length(data), self._slot_bytes))
         slot = decode_slot(data)
         return None if slot is None or slot.kind != self._kind else (index, slot)
+
+    @staticmethod
+    def _contradict(one: Slot, other: Slot) -> bool:
+        """Nobody can say which of them was acknowledged, or which of them belongs to another log."""
+        return one.log_id != other.log_id or (one.generation == other.generation and one != other)
 
     def _encoded(self, payload: bytes) -> bytes:
         return encode_slot(Slot(self._kind, self._generation, self._log_id, payload), self._slot_bytes)

@@ -319,9 +319,14 @@ class Segment:
         self.heads = [self._head(first), self._head(second)]
         self.limit = self.size  # where the footer begins, or the file ends
         self.footer_end: tuple[int, int] | None = None
-        self.head = self.heads[0] or self.heads[1]
-        spare = self._footer(tail)
-        self.head = self.head or spare
+        self.spare = self._footer(tail)
+        self.believe(b"")
+
+    def believe(self, log_id: bytes) -> None:
+        """§5.1: which header counts, if the log is this one."""
+        ours = [head if head and head.log_id == log_id else None for head in self.heads]
+        self.heads = ours if any(ours) else self.heads
+        self.head = self.heads[0] or self.heads[1] or self.spare
         self.salt = self.head.salt if self.head else 0
         self.largest = self.head.largest if self.head else (1 << 30) - 1
         self.born = self.head.born if self.head else (FIRST, self.base)
@@ -611,7 +616,9 @@ def read_slots(folder: Dir, name: str, kind: int, stride: int) -> tuple[bytes, b
             if version > 1:
                 raise CannotCheck(f"{name}: unsupported version")
             valid.append((generation, log_id, payload))
-    if not valid or (len(valid) == 2 and valid[0][0] == valid[1][0] and valid[0] != valid[1]):
+    if not valid or len({log_id for _, log_id, _ in valid}) == 2:
+        return None
+    if len(valid) == 2 and valid[0][0] == valid[1][0] and valid[0] != valid[1]:
         return None
     best = max(valid)
     return best[1], best[2], len(valid) == 2
@@ -802,6 +809,8 @@ class Scan:
         elif not meta.whole:
             self.found.warnings.append("a slot of meta does not read back")
         self.meta = self.found.meta = meta
+        for segment in listed:
+            segment.believe(meta.log_id)
         foreign = {s.name for s in listed if s.head and meta.log_id and s.head.log_id != meta.log_id}  # §5.1
         self.found.warnings += [f"foreign segment: {n}" for n in sorted(foreign)]
         self.segments = [s for s in listed if s.name not in foreign]

@@ -484,3 +484,21 @@ def test_f20_a_directory_copied_at_any_moment_opens_honestly() -> None:
             used = opened_and_used(subject, image)
             assert set(used.read.records) | used.read.told(subject) >= set(known), newer
             assert named_by(verified(subject, image), subject) <= used.read.told(subject), newer
+
+
+@pytest.mark.parametrize("at", [0, L.META_SLOT_BYTES])
+def test_f32_a_sector_of_another_logs_meta_costs_nothing(at: int) -> None:
+    """Put there by a disk that misses its sector, checksum and all: of two log ids in one file none is believed."""
+    subject, stranger = SUBJECTS["plain"](), SUBJECTS["segments"]()  # the newer generation is the stranger's
+    sector = stranger.image["meta"][at : at + L.SECTOR]
+    check(subject, overwritten(subject.image, "meta", at, sector), ())
+
+
+@pytest.mark.parametrize("at", [0, L.HEADER_COPY_AT])
+def test_f32_a_sector_of_another_logs_segment_costs_nothing(at: int) -> None:
+    """The header of the segment with the same name there: the copy that is of this log counts."""
+    subject, stranger = SUBJECTS["batched"](), SUBJECTS["plain"]()
+    path = segment_paths(subject.image)[0]
+    sector = stranger.image[path][at : at + L.SECTOR]
+    report = check(subject, overwritten(subject.image, path, at, sector), ())
+    assert [(d.position, d.reason) for d in report.damage] == [(at, "segment header copy")]
