@@ -1,89 +1,94 @@
-"""Real SIGKILLs, many on one directory. The oracle lives outside the process that is killed."""
+"""Real SIGKILLs at named points and at random times. The oracle lives outside the process that is killed."""
 
 from __future__ import annotations
 
 import os
-import random
-import signal
-import time
+import tempfile
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import seglog
-from tests.support.process import open_descriptors, resident_bytes
+from tools.crashtest import killing, points
+from tools.crashtest.kill import LAYER, Kill, visits
 from tools.crashtest.kill_oracle import Oracle
-from tools.crashtest.kill_worker import CONSUMERS, payload
-from tools.crashtest.zygote import Start
+from tools.crashtest.kill_random import SETTINGS
+from tools.crashtest.kill_worker import payload
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
-WARM_UP = 5  # kills until memory and descriptors must not grow any more
+RANDOM = {"always": 6, "several": 1, "several_never": 1}  # shares; 1 of each other setting
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 * DEEP)
+@pytest.mark.parametrize("phase", points.POINTS)
+def test_p1_p2_p3_p4_p5_nothing_acknowledged_is_lost_to_sigkill_at_any_named_site(phase: str) -> None:
+    for number in range(DEEP):
+        tally = LAYER.work(f"points/{phase}/{number}")
+        assert not tally.findings
+        for site in points.sites(phase):
+            assert any(tally.counts[f"at {site}.{side}"] for side in points.sides(site)), f"{site} was not hit"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 * DEEP)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_p1_p2_p3_p4_p5_nothing_acknowledged_is_lost_to_sigkill_at_random_times(setting: str) -> None:
+    total: Counter[str] = Counter()
+    shares = RANDOM.get(setting, 1) * DEEP
+    for number in range(shares):
+        tally = LAYER.work(f"random/{setting}/{number}")
+        assert not tally.findings
+        total += tally.counts
+    assert total["kills"] >= 8 * shares
+    assert total["acknowledged"] > 5 * total["kills"], "no kill met a process that was at work"
+
+
+def test_a_kill_in_what_follows_a_kill_and_the_same_place_is_the_same_kill() -> None:
+    point = "rotation.write.segment-tmp.half"
+    tallies = ((place, LAYER.replay(place)) for place in (f"points/{point}/{number}" for number in range(3, 50)))
+    place, twice = next((place, tally) for place, tally in tallies if tally.counts["second"])
+    assert twice.counts["kills"] == 2
+    assert twice.counts[f"at {point}"] == 1
+    assert LAYER.replay(place) == twice
+
+
+def test_the_scenes_come_to_every_named_point_and_to_no_other() -> None:
+    assert set(visits()) == set(points.sites()), "a new operation needs its line in points.POINTS, or a scene"
+    assert len(points.points()) >= 40
+
+
 @pytest.mark.parametrize(
-    ("kills", "options"),
+    ("bug", "shares"),
     [
-        pytest.param(130, {}, id="always"),
-        pytest.param(40, {"compression": "zstd"}, id="compressed"),
-        pytest.param(15, {"durability": "interval", "sync_interval": 0.005}, id="interval"),
-        pytest.param(15, {"durability": "never"}, id="never"),
+        ("answered_before_written", ["points/append/3", "points/append/4", "points/append/5"]),
+        ("answered_before_written", ["random/always/0"]),
+        ("unlinked_before_meta", ["points/compaction/0"]),
+        ("handled_before_kept", ["points/diversion/0"]),
     ],
 )
-def test_p1_p2_p3_p4_p5_nothing_acknowledged_is_lost_to_sigkill(
-    start: Start, tmp_path: Path, kills: int, options: dict[str, Any]
+def test_a_bug_that_shows_after_a_kill_only_is_found(
+    bug: str, shares: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = str(tmp_path / "log")
-    dice = random.Random(f"kill {sorted(options)}")
-    oracle = Oracle()
-    lines_before_death = 0
-    before: tuple[int, int] | None = None
-    for kill in range(kills * DEEP):
-        child = start("tools.crashtest.kill_worker:work", directory, oracle.next_generation(), options)
-        acknowledgements = dice.choice((0, 0, 1, dice.randrange(60), dice.randrange(200)))
-        while acknowledgements > 0:
-            line = child.line()
-            assert line is not None, "it ended by itself"
-            acknowledgements -= oracle.heard(line)
-        time.sleep(dice.random() ** 2 * 0.02)  # not a wait: the moment of the kill is what is varied
-        child.kill()
-        for line in child.lines():
-            oracle.heard(line)
-            lines_before_death += 1
-        assert child.wait() == -signal.SIGKILL
-        child.close()
-        check(directory, oracle, dice, options)
-        if kill == WARM_UP:
-            before = open_descriptors(), resident_bytes()
-    assert lines_before_death > 0, "no kill met a process that was at work"
-    assert oracle.acknowledged > 10 * kills
-    assert before is not None
-    assert open_descriptors() == before[0]
-    assert resident_bytes() - before[1] < 32 << 20
+    monkeypatch.setattr(killing, "MEMORY", str(tmp_path))  # a log in which something was found is kept
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    layer = Kill(f"tests.support.sabotage:{bug}")
+    assert any(layer.work(share).findings for share in shares)
 
 
-def check(directory: str, oracle: Oracle, dice: random.Random, options: dict[str, Any]) -> None:
-    """Everything that can be asked of the directory, without repairing it and then, mostly, with."""
-    if not os.path.exists(directory):
-        return  # killed before it began
-    report = seglog.verify(directory)
-    assert report.ok, report
-    if dice.random() < 0.3 and report.segments and options.get("durability") != "interval":
-        # Not recovered by us: the next process does that, and may be killed while it does.
-        with seglog.open(directory, "r") as log:
-            oracle.check_log(log)
-        return
-    with seglog.open(directory, **options) as log:
-        assert not log.report.damage
-        assert not log.report.missing
-        assert not log.report.suspect
-        oracle.check_log(log)
-        oracle.settle()
-        for name in set(log.consumers()) & set(CONSUMERS):
-            oracle.check_consumer(name, {message.offset for message in log.consumer(name).unacked()})
-    assert seglog.verify(directory).ok
+def test_shares_and_places_that_there_are_not() -> None:
+    for place in ("points/rotation", "points/no-such/0", "points/append.write.segment.behind/0", "random/no-such/0"):
+        with pytest.raises((LookupError, ValueError)):
+            LAYER.replay(place)
+
+
+def test_a_point_that_was_never_hit_is_named() -> None:
+    every = Counter({f"at {point}": 2 for point in points.points()})
+    assert "NEVER HIT" not in LAYER.table(every)
+    del every["at ack.write.cursor.half"]
+    table = LAYER.table(every)
+    assert "NEVER HIT: ack.write.cursor.half" in table
 
 
 def test_the_oracle_notices_what_is_lost_invented_reused_or_handled_twice() -> None:

@@ -1,14 +1,26 @@
 """What a log that was killed must hold: fed with what the killed processes said, asked what the log shows.
 
-Offsets are judged for the life of the directory: a name that an offset once had, it keeps, or it is reclaimed.
+`Oracle` is for processes that work until they are killed. Offsets are judged for the life of the directory: a name that
+an offset once had, it keeps, or it is reclaimed. `judge` is for a scene, whose every word is known to `history`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import seglog
+from seglog.disk.local import LocalDisk
+from seglog.format import layout as L
+from seglog.repair import repair
+from seglog.testing import CrashDisk, ManualClock
+from seglog.verify import verify
+from tools.crashtest.history import Expected, Mark, demand
+from tools.crashtest.kill_disk import KillDisk
 from tools.crashtest.kill_worker import CONSUMERS, name_of, payload
+from tools.crashtest.life import SMALL, Life, looked_at, verified
+from tools.crashtest.workloads import text
 
 Name = tuple[int, str, int]  # generation, thread, number
 
@@ -137,3 +149,83 @@ class Oracle:
         assert not back, f"{name} acked these, and they come again: {sorted(back)[:5]}"
         ahead = set(self.names) - unacked - self.about_to_ack[name]
         assert not ahead, f"{name} never acked these, and they do not come: {sorted(ahead)[:5]}"
+
+
+# -- scenes
+
+NEXT_LIFE = 900  # its number, above those of a scene
+
+
+def judge(path: str, options: dict[str, Any], marks: Iterable[Mark]) -> None:
+    """Everything that a process finds that opens the log after the kill, and goes on with it. Raises Broken."""
+    expected = Expected().fold(marks)
+    expected.fold([("synced",)])  # a kill takes nothing that was written, in any durability class
+    disk = cast(CrashDisk, KillDisk(LocalDisk(), path))  # no more is asked of it
+    verified(disk, path, expected)
+    seen = looked_at(disk, path)
+    life = Life(disk, NEXT_LIFE, path, **options)
+    try:
+        records = life.next_life(expected)
+        demand(set(seen) <= set(records), "shown to a reader and gone:", seen, records)
+        life.work_on(expected)
+    finally:
+        life.die()
+    verified(disk, path, expected)
+
+
+# -- repair
+
+ROTTEN, CUT_OUT = 1, (2, 3)  # a record's bytes; a segment's records
+LOST = {ROTTEN, *CUT_OUT}
+RECORDS = {number: text(number, 1700) for number in range(7)}
+
+
+def damaged(path: str) -> None:
+    """A log with a rotten record, a lost segment, a bad spare, and a consumer whose cursor does not read back."""
+    with seglog.open(path, **cast(Any, SMALL)) as log:
+        for payload_ in RECORDS.values():
+            log.append(payload_)
+        log.consumer("uploader").close()
+    first, second, *_ = sorted(Path(path, "segments").iterdir())
+    content = bytearray(first.read_bytes())
+    at = content.index(RECORDS[ROTTEN]) + 100
+    content[at : at + 6] = b"rotten"
+    content[L.HEADER_COPY_AT : L.HEADER_COPY_AT + 64] = bytes(64)
+    first.write_bytes(content)
+    second.unlink()
+    cursor = Path(path, "cursors", "uploader.cursor")
+    cursor.write_bytes(bytes(cursor.stat().st_size))
+
+
+def judge_repair(path: str, *, used_first: bool) -> None:
+    """What was declared lost has its letter; whoever uses the log first loses nothing more; the next repair ends it."""
+    report = verify(path)
+    declared = {offset for gone in report.repaired for offset in range(gone.first_offset, gone.last_offset + 1)}
+    demand(declared in (set(), LOST), "half declared:", report)
+    demand(report.acknowledged_loss is (not declared), "neither lost nor declared:", report)
+    if declared:
+        _check_letters(path)
+    if used_first:
+        _check_intact(path)
+    repair(path)
+    report = verify(path)
+    demand(report.ok and not report.acknowledged_loss, "repaired, and verify says:", report)
+    _check_letters(path)
+    _check_intact(path)
+    demand(verify(path).ok, "appended to after the repair, and not well:", verify(path))
+
+
+def _check_letters(path: str) -> None:
+    with seglog.open(path, "r") as view:
+        letters = [(letter.offset, letter.last_offset, letter.reason) for letter in view.dead_letters]
+    demand(letters == [(ROTTEN, ROTTEN, "damaged")], "not exactly one dead letter:", letters)
+
+
+def _check_intact(path: str) -> None:
+    """All that was not damaged is given out, and the log takes more."""
+    with seglog.open(path, clock=ManualClock(seed=NEXT_LIFE), **cast(Any, SMALL)) as log:
+        with log.consumer("uploader", on_gap=lambda gap: None) as consumer:
+            there = {message.offset: message.payload for message in consumer.drain() if message.offset in RECORDS}
+        demand(there == {o: p for o, p in RECORDS.items() if o not in LOST}, "not all that is intact:", list(there))
+        offset = log.append(b"more")
+        demand(offset >= len(RECORDS), "an offset is used again:", offset)

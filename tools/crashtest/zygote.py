@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -57,6 +58,10 @@ class Child:
         if text.startswith("!"):
             raise AssertionError("in the child: " + json.loads(text[1:]))
         return text
+
+    def has_said(self) -> bool:
+        """Whether `line` would return at once."""
+        return b"\n" in self._unread or wait_for([self], 0.0)
 
     def lines_so_far(self) -> list[str]:
         """What it has said by now, as far as a few reads show it."""
@@ -170,10 +175,13 @@ def live(function: str, arguments: list[Any], said: int, heard: int) -> NoReturn
     """A child's life."""
     commands = os.fdopen(heard, "r")
 
+    writing = threading.Lock()  # a line may be longer than what the kernel writes as one
+
     def say(text: str) -> None:
         line = text.encode() + b"\n"
-        assert len(line) <= select.PIPE_BUF, "a longer line would not be written as one"
-        os.write(said, line)
+        with writing:
+            while line:
+                line = line[os.write(said, line) :]
 
     try:
         module, _, name = function.partition(":")
