@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from seglog.format.hint import Hint
 from seglog.format.meta_state import MetaState, RemovedRange, decode_meta, encode_meta
 from seglog.format.names import META, SegmentName, is_temporary, parse_segment_name
 from seglog.format.segment_header import SegmentHeader
+from seglog.lock_file import undisturbed
 from seglog.segment_reader import SegmentReader, read_footer, read_header
 from seglog.slot_file import SlotFile
 
@@ -398,10 +400,11 @@ class Meta:
             return None
         slots = SlotFile(file, kind=L.KIND_META, log_id=bytes(16), slot_bytes=L.META_SLOT_BYTES)
         try:
-            payload = slots.load()
-            state = None if payload is None else decode_meta(payload)
-            if write:
-                slots.confirm()
+            with undisturbed(root) if write else nullcontext(False) as alone:
+                payload = slots.load()
+                state = None if payload is None else decode_meta(payload)
+                if write:
+                    slots.confirm(alone=alone)
         except ValueError:
             state = None
         except BaseException:

@@ -1,14 +1,19 @@
-"""The `lock` file: the writer's kernel lock, its name for others to read, and the durable hint (FORMAT.md §8)."""
+"""The `lock` file: the writer's kernel lock, its name for others to read, and the durable hint (FORMAT.md §8).
+
+And the other kernel lock, `cursors/.lock`, as those take it who only look at `meta`.
+"""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from seglog.disk.base import Directory, File
 from seglog.errors import LogLocked
 from seglog.format import layout as L
 from seglog.format.hint import Hint, decode_hint, encode_hint
-from seglog.format.names import LOCK
+from seglog.format.names import CURSORS, CURSORS_LOCK, LOCK
 
 # What cannot be written now waits until the disk takes it, or until somebody moves a strange file out of the way.
 WAITING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST)
@@ -107,3 +112,21 @@ def _open_or_make(directory: Directory) -> File:
         if error.errno != errno.EROFS:
             raise
         return directory.open(LOCK)
+
+
+@contextmanager
+def undisturbed(root: Directory) -> Iterator[bool]:
+    """Whether nobody else writes `meta` in here, as `cursors/.lock` is held now. Nobody is waited for."""
+    with ExitStack() as handles:
+        try:
+            cursors = root.directory(CURSORS)
+            handles.callback(cursors.close)
+            lock = cursors.open(CURSORS_LOCK, write=True)
+        except FileNotFoundError:
+            yield True  # `meta` has not changed since it was made
+            return
+        handles.callback(lock.close)
+        alone = lock.lock()
+        if alone:
+            handles.callback(lock.unlock)  # not by closing alone, see Registry.locked
+        yield alone

@@ -6,6 +6,8 @@ disk does not matter. A crash in the middle leaves the other slot.
 
 from __future__ import annotations
 
+import errno
+
 from seglog.disk.base import Directory, File
 from seglog.errors import LogFailed, UnsupportedVersion
 from seglog.format import layout as L
@@ -23,6 +25,7 @@ class SlotFile:
         self._slot_bytes = slot_bytes
         self._generation = 0
         self._older = 0  # the slot that the next write goes to
+        self._durable = 0  # the generation that this object knows to be on the disk
         self._failed = False
         self._write_version = L.WRITE_VERSION
         self.whole = False  # both slots read back
@@ -62,6 +65,7 @@ class SlotFile:
             file.close()
             raise
         made.whole = True
+        made._durable = made._generation
         return made
 
     def load(self) -> bytes | None:
@@ -97,17 +101,34 @@ class SlotFile:
     def _encoded(self, payload: bytes) -> bytes:
         return encode_slot(Slot(self._kind, self._generation, self._log_id, payload), self._slot_bytes)
 
-    def confirm(self) -> None:
+    def confirm(self, *, alone: bool = True) -> None:
         """What was loaded is durable on return.
 
         Whoever wrote it may have been killed before its own sync, so it may stand in the page cache only. Building on
         it would break two ways in a power cut: it is forgotten, or it is torn together with the slot written next.
+        If that sync failed, the cache still shows it, and another sync succeeds and writes nothing (FORMAT.md A7): so
+        the slot is first written again, as it stands. Not if somebody else may write here now (`alone` is False).
         """
+        again = alone and self._generation not in (0, self._durable) and self._write_version <= L.WRITE_VERSION
         try:
+            if again:
+                self._write_again()
             self.file.datasync()
         except BaseException:
             self._failed = True
             raise
+        if again:
+            self._durable = self._generation
+
+    def _write_again(self) -> None:
+        """The newest slot, byte for byte: a power cut in here leaves both slots as the disk had them."""
+        at = (1 - self._older) * self._slot_bytes
+        size = min(slot_length(self.file.read(at, L.SLOT_HEADER.size)), self._slot_bytes)
+        try:
+            self.file.write(at, self.file.read(at, size))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # some file systems want space for that, too
+                raise
 
     def write(self, payload: bytes) -> None:
         """Durable on return. After a failed sync the file refuses: what it holds is decided when it is opened again."""
@@ -125,6 +146,7 @@ class SlotFile:
         except BaseException:
             self._failed = True
             raise
+        self._durable = self._generation
         self._older = 1 - self._older
 
     def write_both(self, payload: bytes) -> None:

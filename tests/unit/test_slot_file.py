@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import random
+
 import pytest
 
 from seglog.disk.memory import MemoryDirectory, MemoryDisk, Node
@@ -9,7 +12,7 @@ from seglog.errors import LogFailed
 from seglog.format import layout as L
 from seglog.format.slots import Slot, encode_slot
 from seglog.slot_file import SlotFile
-from seglog.testing import Fault, FaultDisk
+from seglog.testing import CrashDisk, Fault, FaultDisk
 
 LOG_ID = bytes(range(16))
 SLOT = 8192
@@ -129,3 +132,59 @@ def test_p9_after_a_failed_sync_nothing_more_is_written() -> None:
     with pytest.raises(LogFailed):
         slots.write(b"refused")
     slots.close()
+
+
+def test_p9_what_a_failed_sync_left_in_the_page_cache_is_written_again_before_it_is_built_on() -> None:
+    """The kernel shows the value, and says that it is written; a sync alone would write nothing (FORMAT.md A7)."""
+    fails = [False]
+    disk = CrashDisk(fail=lambda operation: fails[0])
+    directory = disk.open("d", create=True)
+    directory.sync_parents()
+    SlotFile.create(directory, "f", b"first", kind=L.KIND_META, log_id=LOG_ID, slot_bytes=SLOT).close()
+    directory.sync()
+    slots = SlotFile(directory.open("f", write=True), kind=L.KIND_META, log_id=LOG_ID, slot_bytes=SLOT)
+    slots.load()
+    slots.write(b"acknowledged")
+    fails[0] = True
+    with pytest.raises(OSError):
+        slots.write(b"unknown")
+    fails[0] = False
+    again = SlotFile(directory.open("f", write=True), kind=L.KIND_META, log_id=LOG_ID, slot_bytes=SLOT)
+    assert again.load() == b"unknown"
+    again.confirm()
+    confirmed = len(disk.journal)
+    again.write(b"next")
+    for step in range(confirmed, len(disk.journal) + 1):
+        for image in disk.images(step, rng=random.Random(step)):
+            file = image.disk().open("d", create=False).open("f")
+            found = SlotFile(file, kind=L.KIND_META, log_id=LOG_ID, slot_bytes=SLOT).load()
+            assert found == b"next" or (found == b"unknown" and step < len(disk.journal)), image.label
+
+
+def test_what_is_known_to_be_durable_is_not_written_again() -> None:
+    disk, _ = made()
+    faulty = FaultDisk(disk)
+    directory = faulty.open("d", create=False)
+    slots = SlotFile(directory.open("f", write=True), kind=L.KIND_META, log_id=LOG_ID, slot_bytes=SLOT)
+    slots.load()
+    slots.confirm()
+    slots.write(b"second")
+    before = len(faulty.calls)
+    slots.confirm()
+    slots.load()
+    slots.confirm()
+    assert "write" not in [call for call, _ in faulty.calls[before:]]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_p9_a_disk_without_room_for_writing_again_is_no_error(code: int) -> None:
+    disk, _ = made()
+    faulty = FaultDisk(disk)
+    directory = faulty.open("d", create=False)
+    slots = SlotFile(directory.open("f", write=True), kind=L.KIND_META, log_id=LOG_ID, slot_bytes=SLOT)
+    slots.load()
+    faulty.arm(Fault(error=code), match=lambda operation, _: operation == "write")
+    slots.confirm()
+    faulty.arm(None)
+    slots.write(b"second")
+    assert slots.load() == b"second"
