@@ -427,6 +427,10 @@ class Meta:
             return state  # not the field: another thread may have put back what it read before us
         return self.state
 
+    def confirm(self) -> None:
+        """What was loaded is durable on return; under the cursors' lock, so that nobody else writes here now."""
+        self.file.confirm(alone=self._writable)
+
     def store(self, state: MetaState) -> None:
         """Durable on return, in both slots."""
         if not self._writable:

@@ -36,7 +36,7 @@ class Registry:
                 if not file.lock(wait=wait):
                     raise StorageError(errno.EAGAIN, f"another process holds it for more than {wait:.0f} s", file.name)
                 self.meta.reload()
-                self.meta.file.confirm()
+                self.meta.confirm()
                 if not self.meta.file.whole:
                     # A registration may have been torn: before `meta` is whole again it must name all who count now.
                     self._store(self.names())
