@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from seglog.format import layout as L
 from seglog.format.batch import BatchHeader, decode_header, words
+from seglog.format.cursor_state import decode_note, encode_note
 from seglog.format.names import parse_segment_name
 from seglog.format.segment_header import SegmentHeader, decode_segment_header
 from seglog.format.slots import slot_length
@@ -14,13 +15,17 @@ from tools.crashtest.images import Image, segment_paths
 
 
 class Part(NamedTuple):
-    """Bytes start .. stop of a file; `costs` are the offsets that one flipped bit in them takes away."""
+    """Bytes start .. stop of a file; `costs` are the offsets that one flipped bit in them takes away.
+
+    In `dead/` these cost the log nothing: there `letters` are the dead letters that go.
+    """
 
     path: str
     start: int
     stop: int
     what: str
     costs: tuple[int, ...] = ()
+    letters: tuple[int, ...] = ()
 
 
 class Placed(NamedTuple):
@@ -67,9 +72,18 @@ def parts(image: Image) -> Iterator[Part]:
             for at in (0, size):
                 if content[at : at + 8] == L.SLOT_MAGIC:
                     yield Part(path, at, at + slot_length(content[at : at + L.SLOT_HEADER.size]), "slot")
+            if path != "meta" and (note := decode_note(content[L.NOTE_AT :])) is not None:
+                yield Part(path, L.NOTE_AT, L.NOTE_AT + len(encode_note(note)), "note")
         elif path == "lock":
             yield Part(path, 0, L.HINT.size, "hint")
             yield Part(path, L.HOLDER_AT, L.HOLDER_AT + len(content[L.HOLDER_AT :].rstrip(b"\0")), "holder")
+
+
+def dead_parts(image: Image) -> Iterator[Part]:
+    """The same of the dead letters, which are a log of their own."""
+    inner = {path.removeprefix("dead/"): content for path, content in image.items() if path.startswith("dead/")}
+    for part in parts(inner):
+        yield part._replace(path="dead/" + part.path, costs=(), letters=part.costs)
 
 
 def _segment(image: Image, path: str) -> Iterator[Part]:

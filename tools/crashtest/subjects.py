@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import seglog
 from seglog.disk.memory import MemoryDisk
 from seglog.testing import ManualClock
-from tools.crashtest.images import NEXT_BOOT, ROOT, Image, image_of, overwritten
+from tools.crashtest.images import NEXT_BOOT, ROOT, Image, image_of, overwritten, segment_paths
 
 MIB = 1 << 20
 START_NS = 1_700_000_000_000_000_000
@@ -22,6 +23,9 @@ class Subject:
     acked: frozenset[int] = frozenset()  # by the consumer "u", if there is one
     boot_id: bytes | None = None
     unproven: frozenset[int] = frozenset()  # offsets that nothing on the disk proves durable
+    sound: bool = True  # False: something is lost already
+    letters: dict[int, bytes] = field(default_factory=dict)  # id and payload of each dead letter
+    older: Image = field(default_factory=dict)  # the same directory, some time before
 
 
 @dataclass
@@ -144,6 +148,107 @@ def many_segments() -> Subject:
     return Subject(made.closed(), made.records, acked=frozenset(range(1, 7)))
 
 
+def dead_letters() -> Subject:
+    """Messages that a consumer gave up: more than one batch of letters, one of them deleted."""
+    made = Builder(seed=9)
+    made.many(*(b"message %d" % number for number in range(6)))
+    letters = {}
+    with made.log.consumer("u") as consumer:
+        messages = consumer.receive_many(6)
+        for number, message in enumerate(messages[:4]):
+            consumer.reject(message, reason=f"reason {number}")
+        letters = {letter.id: letter.payload for letter in made.log.dead_letters}
+        made.log.dead_letters.delete([1])
+        del letters[1]
+        older = image_of(made.disk)
+        consumer.ack(messages[5])
+    image = made.closed()
+    return Subject(image, made.records, acked=frozenset((0, 1, 2, 3, 5)), letters=letters, older=older)
+
+
+def reclaimed() -> Subject:
+    """The first two of four segments were passed by everybody and deleted."""
+    made = Builder(seed=10)
+    older: Image = {}
+    for letter in b"abcd":
+        made.many(*(bytes([letter]) * n for n in (8, 0, 11)))
+        if letter == ord("b"):
+            older = image_of(made.disk)
+        if letter != ord("d"):
+            made.rotate()
+    with made.log.consumer("u") as consumer:
+        consumer.ack(*consumer.receive_many(8))
+    made.log.compact()
+    first = made.log.stats().first_offset
+    left = {offset: payload for offset, payload in made.records.items() if offset >= first}
+    return Subject(made.closed(), left, acked=frozenset((6, 7)), older=older)
+
+
+def orphaned() -> Subject:
+    """The last of three segments is gone: where the log went on, the footer before it says."""
+    made = Builder(seed=11)
+    for letter in b"ab":
+        made.many(*(bytes([letter]) * n for n in (8, 0, 11)))
+        made.one(bytes([letter]) * 20)
+        made.rotate()
+    known = dict(made.records)
+    made.one(b"lost")
+    image = made.closed()
+    del image[segment_paths(image)[-1]]
+    return Subject(image, known, sound=False)
+
+
+def mixed(seed: int) -> Subject:
+    """About 4 KiB of everything, chosen by `seed`; one subject in two was killed, the others were closed."""
+    chance = random.Random(f"mixed {seed}")
+    made = Builder(seed=1000 + seed, compression=chance.choice((None, "zstd")))
+    acked: set[int] = set()
+    older: Image = {}
+
+    def payload() -> bytes:
+        size = chance.choice((0, 1, 7, 8, 20, 60, 130))
+        return chance.choice((chance.randbytes(size), b"abcdefgh" * (size // 8), bytes(size)))
+
+    def some_extras() -> None:
+        values = [
+            seglog.Record(b"", key=b"key", headers={"h": b"value", "empty": b""}),
+            seglog.Record(payload(), ttl=1e6),
+            seglog.Record(payload(), key=b"", delay=1.0),
+        ]
+        chance.shuffle(values)
+        made.clock.advance(1)
+        made.records.update(zip(made.log.append_many(values), (value.value for value in values), strict=True))
+
+    def consume() -> None:
+        with made.log.consumer("u") as consumer:
+            messages = consumer.receive_many(chance.randrange(2, 9))
+            # The first one of all stays, so that nothing is reclaimed.
+            handled = [message for message in messages if message.offset and chance.random() < 0.6]
+            acked.update(message.offset for message in handled)
+            if handled and chance.random() < 0.5:
+                consumer.reject(handled.pop(), reason="chance")
+            consumer.ack(*handled)
+
+    def sync() -> None:  # of the log as it is by then
+        made.log.sync()
+
+    made.one(payload())
+    steps: list[Callable[[], None]] = [
+        lambda: made.one(payload()),
+        lambda: made.many(*(payload() for _ in range(chance.randrange(2, 7)))),
+    ]
+    steps = [*steps, *steps, some_extras, consume, sync, made.rotate, consume]
+    for number in range(2):
+        chance.shuffle(steps)
+        for step in steps:
+            step()
+        if not number:
+            older = image_of(made.disk)
+    letters = {letter.id: letter.payload for letter in made.log.dead_letters}
+    image = made.closed() if chance.random() < 0.5 else made.killed()
+    return Subject(image, made.records, acked=frozenset(acked), letters=letters, older=older)
+
+
 def unproven() -> Subject:
     """After a power cut: the hint is an old one, and nothing proves the last batch."""
     made = Builder(seed=6)
@@ -167,5 +272,17 @@ def unproven_batch() -> Subject:
 
 SUBJECTS = {
     made.__name__: made
-    for made in (plain, batched, compressed, extras, segments, many_segments, unproven, unproven_batch)
+    for made in (
+        plain,
+        batched,
+        compressed,
+        extras,
+        segments,
+        many_segments,
+        dead_letters,
+        reclaimed,
+        orphaned,
+        unproven,
+        unproven_batch,
+    )
 }
