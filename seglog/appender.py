@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from seglog.catalog import Catalog
 from seglog.clock import Clock
-from seglog.errors import LogFailed, LogFull, StorageError, storage_error
+from seglog.errors import LogFailed, LogFull, storage_error, storage_errors
 from seglog.format import layout as L
 from seglog.format.checksum import compress
 from seglog.format.cursor_state import Seen
@@ -322,20 +323,29 @@ class Appender:
         if writer is None:
             return
         try:
-            if self._failure is None:
-                if writer.position > writer.durable.position:
-                    self._sync(writer)  # the marker proves what is before it, so that must be durable first
-                if not self._marked:
-                    self._write(writer, (), L.FLAG_CLOSE)
-                    self._sync(writer)
-        except StorageError as error:
+            self._leave_marker(writer)
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to tell
+                writer.close()
+            raise
+        with storage_errors("closing the last segment"):
+            writer.close()
+
+    def _leave_marker(self, writer: SegmentWriter) -> None:
+        try:
+            if self._failure is not None:
+                if self._options.durability != "always" and self.written != self.seen:
+                    self.check()  # their appends returned before the sync that failed: nobody was told yet
+                return
+            if writer.position > writer.durable.position:
+                self._sync(writer)  # the marker proves what is before it, so that must be durable first
+            if not self._marked:
+                self._write(writer, (), L.FLAG_CLOSE)
+                self._sync(writer)
+        except OSError as error:
             logger.warning("closed without a marker: %s", error)
             if isinstance(error, LogFailed):
                 raise
-        except OSError as error:
-            logger.warning("closed without a marker: %s", error)
-        finally:
-            writer.close()
 
 
 def new_salt(clock: Clock) -> int:

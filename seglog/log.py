@@ -82,7 +82,7 @@ class Log(Generic[T]):
         self._view = view
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        self._closed = False
+        self._closed = True  # until it is made: whatever is raised in here, nobody has it to close
         self._forked = False
         self._syncer: Syncer | None = None
         self._commits: GroupCommit | None = None
@@ -105,6 +105,7 @@ class Log(Generic[T]):
         if opened is not None and self._commits is not None:
             replay = Replay(self._intake, self._limits, self._commits, opened.appender)
         source.dead_letters.attach(source.check_open, replay)
+        self._closed = False
         _open_logs.add(self)
 
     # -- what it is

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from seglog.disk.base import File
+from seglog.errors import storage_errors
 from seglog.format import layout as L
 from seglog.format.batch import (
     BatchHeader,
@@ -129,7 +130,8 @@ class SegmentReader:
         self._window = b""
 
     def close(self) -> None:
-        self.file.close()
+        with storage_errors("closing a segment"):
+            self.file.close()
 
     def _place(self, position: int, length: int) -> int:
         """Where in the window these bytes begin, read if need be; fewer are there at the end of the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from seglog.catalog import Catalog, Meta
@@ -67,9 +68,10 @@ class View:
         return self.horizon.seen()
 
     def close(self) -> None:
-        for handle in (self.segments, self.lock, self.meta):
-            if handle is not None:
-                handle.close()
+        with ExitStack() as files:
+            for handle in (self.segments, self.lock, self.meta):
+                if handle is not None:
+                    files.callback(handle.close)
 
 
 def check_is_log(root: Directory) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -360,7 +360,8 @@ class Consumer(Generic[T]):
                     try:
                         self._cursor.end(self._source.durable)
                     finally:
-                        self.abandon()
+                        with storage_errors(f"closing consumer {self.name!r}"):
+                            self.abandon()
             self._changes += 1
             self._source.wake()
         finally:
@@ -374,8 +375,9 @@ class Consumer(Generic[T]):
     def abandon(self) -> None:
         """Close the files and nothing else: for a child after fork()."""
         self._closed = True
-        self._delivery.close()
-        self._cursor.close()
+        with ExitStack() as files:  # both, whatever the other says: above all the cursor, which holds the lock
+            files.callback(self._cursor.close)
+            files.callback(self._delivery.close)
 
     def _check_open(self) -> None:
         if self._source.forked:

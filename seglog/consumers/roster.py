@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Generic, TypeVar
 
 from seglog.catalog import Meta
@@ -194,19 +194,22 @@ class Roster(Generic[T]):
 
     def close(self) -> None:
         """Close every consumer."""
-        for consumer in self._opened():
-            consumer.close()
+        with ExitStack() as consumers:  # every one, whatever the others say
+            for consumer in self._opened():
+                consumers.callback(consumer.close)
 
     def after_fork(self) -> None:
         """In the child: nobody who held a lock exists here."""
         self._lock = threading.RLock()
-        for consumer, _ in self._open.values():
-            consumer.after_fork()
+        with ExitStack() as consumers:
+            for consumer, _ in self._open.values():
+                consumers.callback(consumer.after_fork)
 
     def abandon(self) -> None:
         """Close files and nothing else: last thing at close."""
-        for consumer, _ in self._open.values():
-            consumer.abandon()
-        for handle in (self._cursors, self._meta):
-            if handle is not None:
-                handle.close()
+        with ExitStack() as files:
+            for handle in (self._cursors, self._meta):
+                if handle is not None:
+                    files.callback(handle.close)
+            for consumer, _ in self._open.values():
+                files.callback(consumer.abandon)
