@@ -163,6 +163,7 @@ class _Opening:
         self.torn_bytes = 0
         self.recovered = 0
         self.clean = True
+        self._copy: SegmentWriter | None = None  # of what lay behind the proven end, in a segment of its own
 
     def run(self, created: bool) -> Opened:
         meta = self._open_meta()
@@ -330,7 +331,9 @@ class _Opening:
         elif tail.run_end.offset > tail.proven.offset:
             # The copy first, alone: it declares the old end. A jump behind it waits in its floor until it is done.
             header = appender.header_after(old, tail.proven, floor=target.base)
-            writer = appender.succeed(header, self._run(segment, tail))
+            if self._copy is None:  # else it is there since an attempt that failed behind it
+                self._copy = appender.succeed(header, self._run(segment, tail))
+            writer = self._copy
             if target.base > writer.next_offset or target.lost_segments:
                 first = writer
                 writer = appender.succeed(
@@ -343,14 +346,14 @@ class _Opening:
                     ),
                     (),
                 )
-                first.close()
+                with suppress(OSError):  # all of it is durable
+                    first.close()
         else:
             header = appender.header_after(
                 old, tail.proven, segment_id=target.segment_id, base_offset=target.base, reason=target.reason
             )
             writer = appender.succeed(header, ())
         self._trim(segment, tail)
-        segment.close()
         return writer
 
     def _sync_old(self, segment: SegmentReader) -> None:
@@ -371,15 +374,17 @@ class _Opening:
                 yield StoredBatch(records, found.header.time_ns, found.header.flags & ~L.FLAG_CLOSE)
 
     def _trim(self, segment: SegmentReader, tail: Tail) -> None:
-        """Give back the zeros behind the last byte; bytes that were cut stay. The successor is durable by now."""
-        size = segment.file.size()
-        used = max(segment.last_non_zero(tail.proven.position, size), tail.proven.position)
+        """Give back the zeros behind the last byte; bytes that were cut stay. Never fails: the successor is durable by
+        now, and would be in the way of a second attempt."""
         try:
+            size = segment.file.size()
+            used = max(segment.last_non_zero(tail.proven.position, size), tail.proven.position)
             file = self.segments.open(segment.name.file_name, write=True)
             try:
                 file.truncate(min(L.aligned(used), size))
             finally:
                 file.close()
+            segment.close()
         except OSError as error:
             logger.warning("%s keeps its preallocated space (%s)", segment.name.file_name, error)
 
