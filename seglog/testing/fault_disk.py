@@ -52,6 +52,7 @@ class FaultDisk:
 
     Attributes:
         calls: (operation, file name) of every call so far, matching or not.
+        failed: of these, the ones that were made to fail.
         matched: how many matched since the fault was armed.
     """
 
@@ -60,6 +61,7 @@ class FaultDisk:
     ) -> None:
         self.inner = inner
         self.calls: list[tuple[str, str]] = []
+        self.failed: list[tuple[str, str]] = []
         self._guard = threading.Lock()
         self.arm(fault, match=match)
 
@@ -80,6 +82,7 @@ class FaultDisk:
             fault = self.fault
             if fault is None or self.matched < fault.nth or (self.matched > fault.nth and not fault.onwards):
                 return None
+            self.failed.append((operation, name))
             return fault
 
     def call(self, operation: str, name: str, path: str, work: Callable[[], _T], *, certain: bool = False) -> _T:

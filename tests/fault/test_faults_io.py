@@ -1,153 +1,163 @@
-"""A call to the disk fails, and after it the power: a fault leaves nothing that a crash turns into a broken promise.
+"""Every call to the disk fails, in every way, once and from then on: errors are typed, nothing is half accepted, lost
+or called bad, and no power cut after it turns it into a broken promise (see `tools/crashtest/faults.py`).
 
-`test_io_errors` looks at what a fault does to the running program. Here the disk then loses what was not synced, and
-the next life judges as in `tests/crash`: what was refused stays out, what was acknowledged stays, nothing is bad.
+The whole loop over a short tale; of the other tales, calls here and there. SEGLOG_DEEP makes the steps smaller.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import random
+from collections import Counter
 from collections.abc import Callable
-from itertools import islice
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-import seglog
-from seglog.testing import CrashDisk, Fault, FaultDisk
-from tools.crashtest.history import Broken, Expected
-from tools.crashtest.life import PATH, Life, verified
-from tools.crashtest.workloads import text
+from seglog.appender import Appender
+from seglog.errors import StorageError
+from seglog.segment_writer import SegmentWriter
+from tools.crashtest import faults
+from tools.crashtest.campaign import Tally
+from tools.crashtest.story import PlacedFaults
 
 DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
-STRIDE = max(1, 3 // DEEP)  # every third call for each error; SEGLOG_DEEP=3 tries them all
-IMAGES = 4  # how many states after the power cut, of each fault
-ERRORS = [errno.EIO, errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EMFILE]
+LAYER = faults.LAYER
+STRIDE = 499  # of the calls of all tales together, for each way to fail; a prime
 
 
-class Story:
-    """One program on a disk that fails. Any error but a SeglogError ends the test."""
+def worked(share: str, every: int = 1, first: int = 1) -> Counter[str]:
+    tally = LAYER.work(share, every, first)
+    assert not tally.findings, tally.findings[0]
+    return tally.counts
 
-    def __init__(self, disk: CrashDisk, faults: FaultDisk) -> None:
-        self.disk = disk
-        self.faults = faults
-        self.errors: list[seglog.SeglogError] = []
 
-    def tell(self) -> None:
-        """Creation, appends, rotation, acks, compaction, a reject, close, a second life."""
-        for seed in (1, 2):
-            life = self._opened(seed)
-            if life is None:
-                continue
-            try:
-                self._live(life, 100 * seed)
-            finally:
-                fault, self.faults.fault = self.faults.fault, None
-                life.die()  # a kernel that cleans up after a process does not fail
-                self.faults.fault = fault
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("error", [*faults.CODES, *faults.EXCEPTIONS])
+def test_p9_f38_f40_f43_f49_every_call_fails_once(error: str, how: str) -> None:
+    counts = worked(f"short/{error}/{how}/once")
+    assert counts["calls that failed"] > 120
+    assert counts["noticed"] > 60
 
-    def _opened(self, seed: int) -> Life | None:
+
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("error", [*faults.CODES, "MemoryError"])
+def test_p9_f42_f43_f48_every_change_fails_from_some_call_on(error: str, how: str) -> None:
+    """A disk that is full, broken or read-only from then on."""
+    assert worked(f"short/{error}/{how}/onwards")["noticed"] > 60
+
+
+@pytest.mark.parametrize("cut", list(faults.CUTS))
+def test_p9_f41_f42_a_write_that_stops_half_way_is_taken_back(cut: str) -> None:
+    for error in faults.CUT_CODES:
+        for span in ("once", "onwards"):
+            assert worked(f"short/{error}/{cut}/{span}")["calls that failed"] >= 15
+
+
+@pytest.mark.parametrize("span", ["once", "onwards"])
+def test_p9_a_failed_sync_that_takes_its_data_for_written(span: str) -> None:
+    assert worked(f"short/EIO/forgotten/{span}")["calls that failed"] >= 15
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_p9_f42_f43_f47_to_f49_after_a_fault_and_a_power_cut_all_promises_hold(part: int) -> None:
+    """Over the whole public API. Each tale's calls in other places for each way to fail."""
+    tried = Counter[str]()
+    for number, name in enumerate(faults.NAMES):
+        if number % 4 == part:
+            for way, (error, how, span) in enumerate(faults.ways()):
+                share = f"{name}/{error}/{how}/{span}"
+                tried += worked(share, STRIDE // DEEP, 1 + (way * 31 + number * 7) % (STRIDE // DEEP))
+    assert tried["calls that failed"] > 100
+
+
+@pytest.mark.parametrize("name", faults.NAMES)
+def test_a_tale_is_told_to_its_end_where_nothing_fails(name: str) -> None:
+    tally = Tally()
+    assert not faults.failed(f"{name}/EIO/before/once", faults.CALLS_MAX, tally)
+    told = faults.tale(name)
+    disk = told.disk()
+    assert not told.tell(disk, PlacedFaults(disk))
+    assert told.judge(disk, unsynced=0) > 1
+
+
+# -- a layer that finds nothing must be able to find something
+
+
+def ignores_a_short_write(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Appender, "_undo", lambda *_: None)
+    write = SegmentWriter.write
+
+    def swallowing(self: SegmentWriter, records: Any, *more: Any) -> int:
+        base, position = self.next_offset, self.position
+        with suppress(OSError):
+            return write(self, records, *more)
+        self.next_offset, self.position = base + len(records), position + 4096
+        return base
+
+    patch.setattr(SegmentWriter, "write", swallowing)
+
+
+def ignores_a_failed_sync(patch: pytest.MonkeyPatch) -> None:
+    sync = Appender._sync
+
+    def trusting(self: Appender, writer: SegmentWriter) -> None:
         try:
-            return Life(self.disk, seed, through=self.faults)
-        except seglog.SeglogError as error:
-            self.errors.append(error)
-            return None
+            sync(self, writer)
+        except StorageError:
+            self._failure = None
+            self.next_offset = writer.next_offset
 
-    def _live(self, life: Life, first: int) -> None:
-        second = first > 100
-        if second:
-            self._try(life.settle)
-        self._append(life, [text(first)])
-        self._append(life, [text(first + 1), text(first + 2)])
-        for number in range(3, 6):
-            self._append(life, [text(first + number, 1700)])
-        if not self._try(lambda: life.register("uploader")):
-            return
-        known = [offset for offset, _ in self._read(life)]
-        for offset in known[:3]:
-            self._try(lambda o=offset: life.ack("uploader", o))  # type: ignore[misc]
-        if len(known) > 4 and not second:
-            self._try(lambda: life.reject("uploader", known[4]))
-        self._try(life.compact)
-        self._append(life, [text(first + 6)])
-        self._try(life.close)
+    patch.setattr(Appender, "_sync", trusting)
 
-    def _try(self, work: Callable[[], object]) -> bool:
+
+def answers_before_the_sync(patch: pytest.MonkeyPatch) -> None:
+    """The append counts, and whether its sync went well is only looked at by the next one."""
+    commit = Appender.commit
+
+    def hasty(self: Appender, tickets: Any) -> None:
+        base = self.next_offset
         try:
-            work()
-        except seglog.SeglogError as error:
-            self.errors.append(error)
-            return False
-        return True
+            commit(self, tickets)
+        except StorageError:
+            for ticket in tickets:
+                ticket.base_offset, base = base, base + len(ticket.payloads)
 
-    def _append(self, life: Life, payloads: list[bytes]) -> None:
-        """Not accepted, or (LogFailed) not known; then nothing more is tried, as every append would say the same."""
-        if self.errors and isinstance(self.errors[-1], seglog.LogFailed):
-            return
-        if not self._try(lambda: life.append_many(payloads)) and not isinstance(self.errors[-1], seglog.LogFailed):
-            life.disk.mark(("refused",))
-
-    def _read(self, life: Life) -> list[tuple[int, bytes]]:
-        try:
-            return [(m.offset, m.payload) for m in life.log.read(on_gap=lambda _: None)]
-        except seglog.SeglogError as error:
-            self.errors.append(error)
-            return []
+    patch.setattr(Appender, "commit", hasty)
 
 
-def may_fail(operation: str, _: str) -> bool:
-    """A close says nothing: what must be durable was synced before, and the descriptor is gone either way."""
-    return not operation.startswith("close") and operation != "unlock"
+def leaks_an_error(patch: pytest.MonkeyPatch) -> None:
+    def raw(error: OSError, doing: str) -> OSError:
+        return error
+
+    patch.setattr("seglog.appender.storage_error", raw)
 
 
-def told(fault: Fault | None) -> tuple[Story, int]:
-    """The story with this fault, and how many calls there were."""
-    disk = CrashDisk()
-    faults = FaultDisk(disk, fault, match=may_fail)
-    story = Story(disk, faults)
-    story.tell()
-    return story, faults.matched
+@pytest.mark.parametrize(
+    ("breakage", "share", "words"),
+    [
+        (ignores_a_short_write, "short/ENOSPC/half/once", "verify"),
+        (ignores_a_failed_sync, "short/EIO/before/once", "lost"),
+        (answers_before_the_sync, "short/EIO/before/once", "lost"),
+        (leaks_an_error, "short/EIO/before/once", "OSError"),
+    ],
+)
+def test_a_broken_product_is_caught_and_its_place_replays(
+    breakage: Callable[[pytest.MonkeyPatch], None], share: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults.tale.cache_clear()
+    breakage(monkeypatch)
+    try:
+        findings = LAYER.work(share).findings
+        assert any(words in finding.what for finding in findings), findings
+        assert LAYER.replay(findings[0].place).findings == findings[:1]
+    finally:
+        monkeypatch.undo()
+        faults.tale.cache_clear()
+    assert not LAYER.replay(findings[0].place).findings
 
 
-def lose_power(story: Story, seed: int) -> None:
-    disk = story.disk
-    step = len(disk.journal)
-    expected = Expected().fold(disk.marks(step))
-    for image in islice(disk.images(step, rng=random.Random(seed), subsets=1), IMAGES):
-        after = image.disk()
-        try:
-            verified(after, PATH, expected)
-            life = Life(after, 3)
-            try:
-                life.next_life(expected)
-                life.work_on(expected)
-            finally:
-                life.die()
-            verified(after, PATH, expected)
-        except Exception as error:
-            raise Broken(f"{type(error).__name__}: {error}\n  after {image.label}, errors {story.errors}") from error
-
-
-@pytest.mark.parametrize("onwards", [False, True], ids=["once", "from then on"])
-@pytest.mark.parametrize("code", ERRORS, ids=lambda code: errno.errorcode[code])
-def test_p9_f42_f43_f47_to_f49_after_a_fault_and_a_power_cut_all_promises_hold(code: int, onwards: bool) -> None:
-    _, calls = told(None)
-    first = 1 + ERRORS.index(code) * 2 % STRIDE + onwards  # the errors begin at different calls
-    noticed = 0
-    for nth in range(first, calls + 1, STRIDE):
-        story, _ = told(Fault(nth, code, onwards=onwards))
-        noticed += bool(story.errors)
-        try:
-            lose_power(story, nth)
-        except Broken as error:
-            calls_before = [call for call in story.faults.calls if may_fail(*call)][:nth][-6:]
-            raise Broken(f"{errno.errorcode[code]} at call {nth}, the last of {calls_before}: {error}") from error
-    assert noticed > 5
-
-
-def test_the_story_is_told_to_its_end_where_nothing_fails() -> None:
-    story, calls = told(None)
-    assert not story.errors
-    assert calls > 300
-    lose_power(story, 0)
+def test_what_is_no_place_is_refused() -> None:
+    for place in ("short/EIO/before/9999/once", "short/EIO/sideways/1/once", "nothing/EIO/before/1/once"):
+        with pytest.raises(LookupError):
+            LAYER.replay(place)

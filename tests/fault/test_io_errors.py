@@ -1,13 +1,14 @@
-"""Every call to the disk fails once: errors are typed, nothing is half accepted, nothing is called bad."""
+"""Calls to the disk that fail, one by one: who is told of it, with which error, and what goes on working.
+
+`test_faults_io` lets every call fail.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -15,145 +16,11 @@ import seglog
 from seglog.disk.memory import MemoryDisk
 from seglog.testing import Fault, FaultDisk
 from tests.support.place import Place, offsets, payloads
+from tools.crashtest.life import PATH
+from tools.crashtest.workloads import killed_in_a_write
 
-DEEP = int(os.environ.get("SEGLOG_DEEP", "1"))
 CALLS_MAX = 5000
 CHANGES = "write truncate allocate sync datasync create make_directory rename unlink sync_directory sync_parents"
-
-
-class Story:
-    """One workload, and what it was promised."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.submitted: list[bytes] = []
-        self.acknowledged: dict[int, bytes] = {}
-        self.refused: set[bytes] = set()
-        self.acked: set[int] = set()
-        self.about_to_ack: set[int] = set()
-        self.errors: list[BaseException] = []
-
-    def attempt(self, work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except seglog.SeglogError as error:  # anything else is a bug, and ends the test
-            self.errors.append(error)
-            return None
-
-    def append(self, log: seglog.Log[bytes], *values: bytes) -> None:
-        self.submitted += values
-        try:
-            for offset, value in zip(log.append_many(values), values, strict=True):
-                self.acknowledged[offset] = value
-        except seglog.LogFailed as error:
-            self.errors.append(error)  # in or out
-        except seglog.SeglogError as error:
-            self.errors.append(error)
-            self.refused.update(values)
-
-    def ack(self, consumer: seglog.Consumer[bytes], *numbers: int) -> None:
-        self.about_to_ack.update(numbers)
-        before = len(self.errors)
-        self.attempt(lambda: consumer.ack(*numbers))
-        if len(self.errors) == before:
-            self.acked.update(numbers)
-
-    def run(self) -> None:
-        """Two lives of a log: appends, rotations, acks, a reject, a compaction."""
-        for life in range(2):
-            log = self.attempt(lambda: self.place.open(segment_bytes=4096))
-            if log is not None:
-                self.live(life, log)
-
-    def live(self, life: int, log: seglog.Log[bytes]) -> None:
-        consumer = self.attempt(lambda: log.consumer("c"))
-        for n in range(4):
-            self.append(log, *(b"%d.%d.%d" % (life, n, k) + bytes(700) for k in range(3)))
-        if consumer is not None:
-            self.attempt(lambda: consumer.receive_many(5))
-            known = sorted(offset for offset in self.acknowledged if offset >= 12 * life)
-            self.ack(consumer, *known[:4])
-            if len(known) > 5:
-                self.about_to_ack.add(known[5])
-                self.attempt(lambda: consumer.reject(known[5]))
-        self.attempt(log.compact)
-        self.attempt(lambda: list(log.read(on_gap=lambda gap: None)))
-        self.attempt(log.stats)
-        self.attempt(log.close)
-
-    def check(self) -> None:
-        """On a disk that fails no more."""
-        report = self.place.verify()
-        assert report.ok, report
-        log = self.place.open()
-        assert not log.report.damage
-        assert not log.report.missing
-        there = {message.offset: message.payload for message in log.read(on_gap=lambda gap: None)}
-        assert list(there.values()) == [value for value in self.submitted if value in there.values()]
-        assert not self.refused & set(there.values()), "refused, and it is there"
-        for offset, value in self.acknowledged.items():
-            assert offset in self.about_to_ack or there[offset] == value, f"offset {offset} is lost"
-        unacked = set(offsets(log.consumer("c").unacked()))
-        assert not unacked & self.acked
-        assert set(there) - unacked <= self.about_to_ack
-        assert len(log.dead_letters) <= 2
-        assert log.append(b"on") >= len(self.acknowledged)
-        log.close()
-        assert self.place.verify().ok
-
-
-def count_calls(match: Callable[[str, str], bool] | None = None) -> int:
-    disk = FaultDisk(MemoryDisk())
-    disk.arm(None, match=match)
-    Story(Place("log", disk)).run()
-    return disk.matched
-
-
-def fail_each(fault: Callable[[int], Fault], match: Callable[[str, str], bool] | None = None, step: int = 1) -> int:
-    """Tell the story once for each call that may fail; how many did anybody notice?"""
-    noticed = 0
-    count = count_calls(match)
-    assert 0 < count < CALLS_MAX
-    for nth in range(1, count + 1, step):
-        disk = FaultDisk(MemoryDisk())
-        story = Story(Place("log", disk))
-        disk.arm(fault(nth), match=match)
-        story.run()
-        disk.arm(None)
-        story.check()
-        noticed += bool(story.errors)
-    return noticed
-
-
-def not_closing(operation: str, _: str) -> bool:
-    """What was synced stays synced, whatever close says, and nothing else was promised."""
-    return not operation.startswith("close")
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.EMFILE], ids=lambda e: errno.errorcode[e])
-def test_p9_f38_f40_f43_f49_every_call_fails_once(error: int, after: bool) -> None:
-    step = 3 if error == errno.EIO else 7
-    assert fail_each(lambda nth: Fault(nth, error, after=after), not_closing, max(1, step // DEEP)) > 10
-
-
-@pytest.mark.parametrize(
-    "error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=lambda e: errno.errorcode[e]
-)
-def test_p9_f42_f43_f48_every_change_fails_from_some_call_on(error: int) -> None:
-    """A disk that is full, broken or read-only from the n-th change to the end of both lives."""
-    changes = set(CHANGES.split())
-    assert fail_each(lambda nth: Fault(nth, error, onwards=True), lambda operation, _: operation in changes, 2) > 10
-
-
-@pytest.mark.parametrize("part", [1, 2, -1], ids=["one byte", "half", "all but one"])
-def test_p9_f41_f42_a_write_that_stops_half_way_is_taken_back(part: int) -> None:
-    cuts: dict[int, Callable[[int], int]] = {1: lambda n: 1, 2: lambda n: n // 2, -1: lambda n: n - 1}
-    for error in (errno.ENOSPC, errno.EIO):
-        fail_each(lambda nth, e=error: Fault(nth, e, written=cuts[part]), lambda operation, _: operation == "write")  # type: ignore[misc]
-
-
-# -- one by one
 
 
 def opened(match: Callable[[str, str], bool], fault: Fault | None = None) -> tuple[FaultDisk, Place, seglog.Log[bytes]]:
@@ -389,3 +256,73 @@ def test_p9_a_file_that_cannot_be_closed_costs_neither_the_lock_nor_a_record() -
             assert log.next_offset >= acknowledged
         if not struck:
             return
+
+
+def closing_a_segment(operation: str, name: str) -> bool:
+    return operation == "close" and name.endswith(".seg")
+
+
+def test_p9_a_file_that_cannot_be_closed_is_a_typed_error_for_readers_too() -> None:
+    disk, place, log = opened(lambda *_: False)
+    consumer = log.consumer("c")
+    disk.arm(Fault(1, errno.ESTALE, onwards=True), match=closing_a_segment)
+    for call in (lambda: list(log.read()), lambda: list(consumer.unacked()), lambda: log.get(0), log.close):
+        with pytest.raises(seglog.StorageError) as caught:
+            call()
+        assert caught.value.errno == errno.ESTALE
+    disk.arm(None)
+    with place.open() as log:
+        assert payloads(log.consumer("c").drain()) == [b"before"]
+
+
+def test_p9_a_consumer_whose_files_cannot_be_closed_lets_go_of_its_lock() -> None:
+    disk, place, log = opened(lambda *_: False)
+    one, two = log.consumer("one"), log.consumer("two")
+    one.receive()
+    two.receive()
+    disk.arm(Fault(1, errno.EIO, onwards=True))
+    with pytest.raises(seglog.StorageError):
+        one.close()
+    with pytest.raises(seglog.StorageError):
+        log.close()
+    disk.arm(None)
+    with place.open() as log:
+        for name in ("one", "two"):
+            assert payloads(log.consumer(name).drain()) == [b"before"]
+
+
+def test_p9_closing_tells_that_what_was_appended_and_not_synced_is_not_known() -> None:
+    """Its append returned, and the sync that failed may have been another thread's: nobody was told."""
+    disk = FaultDisk(MemoryDisk())
+    log = seglog.open("log", disk=disk, durability="never")
+    log.append(b"a")
+    log.append(b"b")
+    disk.arm(Fault(1, errno.EIO), match=sync_of_segment)
+    with pytest.raises(seglog.LogFailed):
+        log.sync()
+    with pytest.raises(seglog.LogFailed):
+        log.close()
+    log.close()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS], ids=lambda e: errno.errorcode[e])
+def test_p9_a_recovery_that_fails_anywhere_is_ended_by_a_later_append(error: int) -> None:
+    """Its segments are made once: those of an attempt that failed behind them are not in the way of the next one."""
+    start, _ = killed_in_a_write()
+    met = 0
+    for nth in range(1, CALLS_MAX):
+        disk = FaultDisk(start.disk(), Fault(nth, error))
+        try:
+            log = seglog.open(PATH, disk=disk, segment_bytes=8192)
+        except seglog.StorageError:
+            continue
+        finally:
+            disk.fault = None
+        assert log.append(b"x") >= 3
+        log.close()
+        assert seglog.verify(PATH, disk=disk).ok
+        if disk.failed:
+            met += 1
+        else:
+            break
+    assert met > 20
