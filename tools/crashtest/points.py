@@ -16,7 +16,7 @@ from tools.crashtest.kill_disk import Target
 from tools.crashtest.life import Life
 
 # What each part of seglog asks of the disk. A test compares it with what the scenes come to.
-POINTS = {
+POINTS: dict[str, str] = {
     "creation": """
         allocate.dead-lock allocate.dead-meta-tmp allocate.dead-segment-tmp allocate.lock allocate.meta-tmp
         allocate.segment-tmp create.dead-lock create.dead-meta-tmp create.dead-segment-tmp create.lock
@@ -49,10 +49,10 @@ POINTS = {
     """,
     "registration": """
         allocate.cursor-tmp create.cursor-tmp create.cursors-lock rename.cursor-tmp sync.cursor sync.cursor-tmp
-        sync.cursors sync.meta write.cursor-tmp write.meta
+        sync.cursors sync.meta write.cursor write.cursor-tmp write.meta
     """,
     "removal": """
-        sync.cursor sync.cursors sync.meta unlink.cursor write.meta
+        sync.cursor sync.cursors sync.meta unlink.cursor write.cursor write.meta
     """,
     "receiving": """
         sync.cursor write.cursor
@@ -81,7 +81,7 @@ POINTS = {
     """,
     "replay": """
         sync-parents.dead sync.dead sync.dead-cursor sync.dead-cursors sync.dead-meta sync.dead-segments
-        sync.segment write.dead-cursor write.dead-lock write.lock write.segment
+        sync.segment write.dead-cursor write.dead-lock write.dead-meta write.lock write.segment
     """,
     "compaction": """
         sync.meta sync.segments unlink.segment write.meta
