@@ -233,11 +233,14 @@ def mixed(seed: int) -> Subject:
         made.log.sync()
 
     made.one(payload())
-    steps: list[Callable[[], None]] = [
-        lambda: made.one(payload()),
-        lambda: made.many(*(payload() for _ in range(chance.randrange(2, 7)))),
-    ]
-    steps = [*steps, *steps, some_extras, consume, sync, made.rotate, consume]
+
+    def one() -> None:
+        made.one(payload())
+
+    def many() -> None:
+        made.many(*(payload() for _ in range(chance.randrange(2, 7))))
+
+    steps = [one, many, one, many, some_extras, consume, sync, made.rotate, consume]
     for number in range(2):
         chance.shuffle(steps)
         for step in steps:
