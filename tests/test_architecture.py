@@ -123,14 +123,15 @@ MODULES = {
     "quarantine": Row(6),
     "aio/*": Row(7, ("aio/*",)),
     "forward/*": Row(7, ("forward/*",)),
-    "cli/*": Row(8, ("cli/*", "demo/*", "__init__")),
+    "cli/*": Row(8, ("cli/*", "crashtest/*", "demo/*", "__init__")),
+    "crashtest/*": Row(8, ("crashtest/*", "__init__")),
     "demo/*": Row(8, ("demo/*", "__init__")),
     "testing/*": Row(9, ("testing/*",), below=3),  # doubles for users too, so nothing in seglog leans on them
     "__init__": Row(9),
     "__main__": Row(9),
 }
 
-FREE = ("cli/*", "demo/*")  # programs, not the log: they may print, sleep and start processes
+FREE = ("cli/*", "crashtest/*", "demo/*")  # programs, not the log: they may print, sleep and start processes
 FILES = ("disk/local", "forward/*", *FREE)
 THREADS = (
     "aio/*",

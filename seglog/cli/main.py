@@ -22,7 +22,7 @@ from seglog.errors import SeglogError
 COMMANDS = (
     *("append", "read", "consume", "forward"),
     *("stat", "verify", "inspect", "compact", "consumers", "dlq", "repair"),
-    *("demo", "completions"),
+    *("demo", "crashtest", "completions"),
 )
 
 DESCRIPTION = "An append-only log of events in a directory: nothing that was acknowledged is lost."

@@ -26,7 +26,7 @@ GROUPS = {
     "events in and out": ("append", "read", "consume", "forward"),
     "what is there, and is it well": ("stat", "verify", "inspect"),
     "keeping house": ("compact", "consumers", "dlq", "repair"),
-    "more": ("demo", "completions"),
+    "more": ("demo", "crashtest", "completions"),
 }
 
 

@@ -207,6 +207,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
             first, second = consumer.receive_many(2)
             consumer.ack(first)
             consumer.reject(second, reason="not understood")
+    with seglog.open(root / "trial"):
+        (root / "acks").touch()
     for name in ("monday.jsonl", "tuesday.jsonl", "photo.jpg"):
         (root / name).write_text('{"x": 1}\n')
     return root
@@ -249,10 +251,13 @@ def test_an_example_works(example: str, place: Path, collector: str, cli: Cli) -
         stderr=subprocess.PIPE,
     )
     cli.processes.append(process)
-    endless = "--follow" in example or ("forward" in example and "--once" not in example)
+    until_the_plug = "crashtest" in example and "--check" not in example
+    endless = "--follow" in example or ("forward" in example and "--once" not in example) or until_the_plug
     if endless:
         received = Collector.received
-        if "http" in example:
+        if until_the_plug:
+            wait_until(lambda: (place / "acks").stat().st_size > 0)
+        elif "http" in example:
             wait_until(lambda: Collector.received > received)
         else:
             assert process.stdout is not None

@@ -7,7 +7,7 @@
 
 _shtab_seglog_consumers_subparsers=(list add seek remove)
 _shtab_seglog_dlq_subparsers=(list show export replay delete purge)
-_shtab_seglog_subparsers=(append read consume forward stat verify inspect compact consumers dlq repair demo completions)
+_shtab_seglog_subparsers=(append read consume forward stat verify inspect compact consumers dlq repair demo crashtest completions)
 
 _shtab_seglog_append_option_strings=(-h --help --delimiter --whole-file --print-offsets --durability --segment-bytes --max-record-bytes --compression)
 _shtab_seglog_read_option_strings=(-h --help --from --to --follow --delimiter --json)
@@ -31,6 +31,7 @@ _shtab_seglog_dlq_purge_option_strings=(-h --help --older-than --yes)
 _shtab_seglog_dlq_option_strings=(-h --help)
 _shtab_seglog_repair_option_strings=(-h --help --dry-run --yes --json)
 _shtab_seglog_demo_option_strings=(-h --help --events --keep --json)
+_shtab_seglog_crashtest_option_strings=(-h --help --ack-log --check --json)
 _shtab_seglog_completions_option_strings=(-h --help)
 _shtab_seglog_option_strings=(-h --help --version)
 
@@ -56,6 +57,7 @@ _shtab_seglog_dlq_replay_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_seglog_dlq_delete_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_seglog_dlq_purge_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_seglog_repair_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_seglog_crashtest_pos_0_COMPGEN=_shtab_compgen_dirs
 
 _shtab_seglog_append___durability_choices=(always interval never)
 _shtab_seglog_append___compression_choices=(zstd)
@@ -66,7 +68,7 @@ _shtab_seglog_dlq_export___reason_choices=(damaged undecodable rejected exhauste
 _shtab_seglog_dlq_replay___reason_choices=(damaged undecodable rejected exhausted refused)
 _shtab_seglog_dlq_pos_0_choices=(list show export replay delete purge)
 _shtab_seglog_completions_pos_0_choices=(bash zsh fish)
-_shtab_seglog_pos_0_choices=(append read consume forward stat verify inspect compact consumers dlq repair demo completions)
+_shtab_seglog_pos_0_choices=(append read consume forward stat verify inspect compact consumers dlq repair demo crashtest completions)
 
 _shtab_seglog_append_pos_1_nargs='*'
 _shtab_seglog_append__h_nargs=0
@@ -141,6 +143,10 @@ _shtab_seglog_demo__h_nargs=0
 _shtab_seglog_demo___help_nargs=0
 _shtab_seglog_demo___keep_nargs=0
 _shtab_seglog_demo___json_nargs=0
+_shtab_seglog_crashtest__h_nargs=0
+_shtab_seglog_crashtest___help_nargs=0
+_shtab_seglog_crashtest___check_nargs=0
+_shtab_seglog_crashtest___json_nargs=0
 _shtab_seglog_completions__h_nargs=0
 _shtab_seglog_completions___help_nargs=0
 _shtab_seglog_pos_0_nargs=A...

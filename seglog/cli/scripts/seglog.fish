@@ -50,8 +50,8 @@ function _shtab_seglog_using
   test "$_shtab_seglog_cmdpath" = "$argv"
 end
 
-set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' dlq 'dlq list' 'dlq show' 'dlq export' 'dlq replay' 'dlq delete' 'dlq purge' repair demo completions
-set -g _shtab_seglog_opts_with_value --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --retention-age --retention-bytes --segment-bytes --start --to -n -o
+set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' dlq 'dlq list' 'dlq show' 'dlq export' 'dlq replay' 'dlq delete' 'dlq purge' repair demo crashtest completions
+set -g _shtab_seglog_opts_with_value --ack-log --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --retention-age --retention-bytes --segment-bytes --start --to -n -o
 
 complete -c seglog -e
 complete -c seglog -f
@@ -183,6 +183,12 @@ complete -c seglog -n '_shtab_seglog_using demo' -s h -l help -d 'show this help
 complete -c seglog -n '_shtab_seglog_using demo' -l events -x -d 'at least 1000 (default: 40000)'
 complete -c seglog -n '_shtab_seglog_using demo' -l keep -d 'keep the directory and say where it is'
 complete -c seglog -n '_shtab_seglog_using demo' -l json -d 'one object instead of the table'
+complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a crashtest -d 'Writes to a new log in DIR until the power fails, and notes elsewhere what was acknowledged. With --check: says whether all of that is there.'
+complete -c seglog -n '_shtab_seglog_using crashtest' -s h -l help -d 'show this help message and exit'
+complete -c seglog -n '_shtab_seglog_using crashtest' -l ack-log -x -d 'where acknowledgements are noted: a file on another disk, or whoever listens there'
+complete -c seglog -n '_shtab_seglog_using crashtest' -l check -d 'write nothing; compare DIR with the ack log'
+complete -c seglog -n '_shtab_seglog_using crashtest' -l json -d 'with --check: one object'
+complete -c seglog -n '_shtab_seglog_using crashtest; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a completions -d 'Prints the script with which a shell completes commands, options and paths.'
 complete -c seglog -n '_shtab_seglog_using completions' -s h -l help -d 'show this help message and exit'
 complete -c seglog -n '_shtab_seglog_using completions; and test $_shtab_seglog_npos -eq 0' -ka "bash zsh fish" -d 'one of bash, zsh, fish'

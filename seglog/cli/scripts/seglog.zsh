@@ -15,6 +15,7 @@ _shtab_seglog_commands() {
     completions:'Prints the script with which a shell completes commands, options and paths.'
     consume:'Prints what this consumer has not handled yet and acknowledges it; stops at the end of the log.'
     consumers:'A consumer is a name with a durable position in a log. Segments are kept until every registered consumer has passed them.'
+    crashtest:'Writes to a new log in DIR until the power fails, and notes elsewhere what was acknowledged. With --check: says whether all of that is there.'
     demo:'Real events go to a real collector; everybody is killed on the way; then the account is made.'
     dlq:'A dead letter is what could not be handled: damaged bytes, a record that the serializer does not read, a message that was rejected, that failed too often, or that the far end of a forwarder refused.'
     forward:'Sends what the consumer has not handled yet to URL, and goes on until stopped. Waits for a log that is not there yet.'
@@ -155,6 +156,17 @@ _shtab_seglog_consumers_seek_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_seglog_consumers_seek_defaults_added=0
+
+_shtab_seglog_crashtest_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--ack-log[where acknowledgements are noted\: a file on another disk, or whoever listens there]:FILE|HOST:PORT:"
+  "--check[write nothing\; compare DIR with the ack log]"
+  "--json[with --check\: one object]"
+  ":the log directory:_files -/"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_seglog_crashtest_defaults_added=0
 
 _shtab_seglog_demo_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -331,6 +343,7 @@ _shtab_seglog() {
         completions) _arguments -C -s $_shtab_seglog_completions_options ;;
         consume) _arguments -C -s $_shtab_seglog_consume_options ;;
         consumers) _shtab_seglog_consumers ;;
+        crashtest) _arguments -C -s $_shtab_seglog_crashtest_options ;;
         demo) _arguments -C -s $_shtab_seglog_demo_options ;;
         dlq) _shtab_seglog_dlq ;;
         forward) _arguments -C -s $_shtab_seglog_forward_options ;;
