@@ -177,6 +177,7 @@ def beside(life: Life) -> None:
     life.reject("beside", 1)
     life.ack("beside", 3, 4, 5, 6)
     life.compact()
+    life.let_go(life.log.first_offset)  # without the consumer nothing will tell any more why that was given back
     life.remove("beside")
     life.die()
 
