@@ -169,9 +169,10 @@ class CrashDisk:
             rng: where the seeded subsets come from.
             subsets: how many of them, at each place where they are used.
             spoil: beyond what survives or does not, let unsynced bytes come back as something else. "zeros": where
-                there was something before. "stale": as bytes that stand elsewhere on the disk, also in space by which
-                a file grew and to which nothing was written. Durable bytes of the same sector stay. A disk that
-                behaves as databases assume it does neither, so ask less of these images (`Image.spoilt`).
+                there was something before. "stale": as noise where there was something before; where there was nothing,
+                as bytes that stand elsewhere on the disk, also in space by which a file grew and that nobody has
+                written. Durable bytes of the same sector stay. A disk that behaves as databases assume does neither, so
+                ask less of these images (`Image.spoilt`).
         """
         model = self._model_at(step)
         seen: set[bytes] = set()

@@ -324,12 +324,19 @@ class Model:
             found += [Put(node, number, _ZERO, 0) for number in free[:most]]
         return found
 
+    def has(self, put: Put) -> bool:
+        """Whether that sector is durable as it is."""
+        return self.contents[put.node].sector(put.number) == put.data
+
     def foreign(self, put: Put, chance: float) -> bytes:
-        """A sector that stands elsewhere on the disk: at this place of another file if any has one, else anywhere."""
+        """What may stand in a sector instead. Noise, if it was written over something: that place was nobody else's.
+        Else bytes that stand elsewhere on the disk, at this place of another file if any has one."""
+        mine = self.contents[put.node].sectors
+        if put.number in mine:
+            return blake2b(put.data + repr(chance).encode()).digest() * (SECTOR // 64)
         others = [content for node, content in self.contents.items() if node is not put.node]
         found = [other.sectors[put.number][0] for other in others if put.number in other.sectors]
-        mine = self.contents[put.node].sectors
-        found += [data for number, (data, _) in sorted(mine.items())[:4] if number != put.number]
+        found += [data for _, (data, _) in sorted(mine.items())[:4]]
         found = found or [data for other in others for data, _ in other.sectors.values()] or [b"\xdb" * SECTOR]
         return found[int(chance * len(found))]
 

@@ -45,8 +45,9 @@ def _spoilt(model: Model, kind: str, rng: Chance, subsets: int) -> Iterator[tupl
         return put.spoilt(bytes(SECTOR) if kind == "zeros" else model.foreign(put, rng.random()))
 
     data = model.latest_data()
-    bad = [other(effect) if isinstance(effect, Put) else effect for effect in data]
-    places = [at for at, effect in enumerate(data) if isinstance(effect, Put)]
+    bad = [other(each) if isinstance(each, Put) and not model.has(each) else each for each in data]
+    # Who writes what the disk has already changes nothing there, whatever else it does to a sector on its way.
+    places = [at for at, each in enumerate(data) if isinstance(each, Put) and not model.has(each)]
     sizes = [effect for effect in data if isinstance(effect, Resize)]
     for number, at in enumerate(places, 1):
         yield f"sector {number} of {len(places)}", [*data[:at], bad[at], *data[at + 1 :]]

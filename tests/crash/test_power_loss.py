@@ -2,7 +2,7 @@
 back, no offset names two records, and the log goes on (P1 to P5, P7, P8; rows 1, 2, 4, 7, 9, 11 to 15, 17, 18, 76, 95).
 
 `SEGLOG_REPLAY=<place> pytest tests/crash` runs the one crash that a failure names; SEGLOG_DEEP multiplies the second
-crashes that follow each first one.
+crashes that follow each first one. How many states the default run sees: test_sim.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from tools.crashtest.life import Life
 from tools.crashtest.power_loss import REPLAY, Crashes, Workload
 from tools.crashtest.workloads import WORKLOADS, appends_many, workload
 
-STATES = 20_000  # distinct crash states in the default run
-
 
 @pytest.mark.parametrize("each", WORKLOADS, ids=lambda each: each.name)
 def test_p1_to_p5_hold_after_every_crash(each: Workload) -> None:
@@ -36,10 +34,6 @@ def test_p1_to_p5_hold_after_every_crash(each: Workload) -> None:
         pytest.skip("another crash is to be replayed")
     states = Crashes(each).run(REPLAY)
     assert REPLAY or states >= each.at_least
-
-
-def test_the_default_run_sees_enough_states() -> None:
-    assert sum(each.at_least for each in WORKLOADS) >= STATES
 
 
 def test_p4_an_offset_is_not_shown_before_it_is_safe() -> None:

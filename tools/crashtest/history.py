@@ -12,12 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from seglog.model import OffsetRange
+
 Mark = tuple[Any, ...]
 Records = Sequence[tuple[int, bytes]]
 
 
 class Broken(AssertionError):
-    """A promise was not kept."""
+    """A promise was not kept. `place`: of the crash, for replaying; "" where it is not known."""
+
+    place = ""
 
 
 def demand(kept: bool, words: str, *details: object) -> None:
@@ -60,8 +64,10 @@ class Expected:
     gone: int = 0  # offsets below it were purged, and that call returned
     consumers: dict[str, Tracked] = field(default_factory=dict)
     rejected: dict[int, bool | None] = field(default_factory=dict)  # offset to whether reject() returned
+    rejecters: dict[int, str] = field(default_factory=dict)  # who is to reject it, by offset
     deleted: dict[int, bool] = field(default_factory=dict)  # of dead letters, by offset: whether the deletion returned
     replayed: dict[int, bytes] = field(default_factory=dict)  # the payload that is appended anew before that
+    spoilt: bool = False  # the disk gave back what nobody wrote, which FORMAT.md §2 (A4, A6) does not expect
 
     def fold(self, marks: Iterable[Mark]) -> Expected:
         """Go on by these marks."""
@@ -134,6 +140,7 @@ class Expected:
     def _reject(self, name: str, offset: int) -> None:
         self.consumers[name].asked.add(offset)
         self.rejected.setdefault(offset, False)
+        self.rejecters[offset] = name
 
     def _rejected(self, name: str, offset: int) -> None:
         self.consumers[name].acked.add(offset)
@@ -147,6 +154,9 @@ class Expected:
 
     def _replay(self, offset: int, payload: bytes) -> None:
         self.replayed[offset] = payload
+
+    def _spoilt(self) -> None:
+        self.spoilt = True
 
     # What must hold
 
@@ -163,15 +173,12 @@ class Expected:
         demand(offsets == sorted(set(offsets)), "offsets do not ascend:", offsets)
         demand(not offsets or offsets[0] >= self.gone, "purged, and there again:", offsets)
         held = dict(found)
-        lost_before = None  # of what was not durable: from the first that is lost on, all must be
+        lost_before = False  # of what was not durable: from the first that is lost on, all must be
         for batch in self.batches:
             if batch.base is None:
                 in_flight = [(offset, held.pop(offset)) for offset in sorted(held) if offset >= self.shown]
-                payloads = tuple(payload for _, payload in in_flight)
-                demand(payloads in ((), batch.payloads), "the batch in flight is neither in nor out:", in_flight)
-                dense = not in_flight or in_flight[-1][0] - in_flight[0][0] + 1 == len(in_flight)
-                demand(dense, "the batch in flight is torn apart:", in_flight)
-                demand(lost_before is None or not in_flight, "in, though an earlier one is lost:", in_flight)
+                self._check_in_flight(batch, in_flight)
+                demand(not lost_before or not in_flight, "in, though an earlier one is lost:", in_flight)
                 continue
             there = [held.pop(offset, None) for offset, _ in batch.records]
             gone = [offset for (offset, _), payload in zip(batch.records, there, strict=True) if payload is None]
@@ -182,14 +189,35 @@ class Expected:
             ]
             demand(not wrong, "another payload than was submitted:", wrong)
             kept = [offset for offset in gone if not self.may_be_reclaimed(offset)]
-            if batch.durable:
-                demand(not kept, "acknowledged and lost:", kept)
-            elif kept:
+            demand(not (batch.durable and kept), "acknowledged and lost:", kept)
+            if self.spoilt or batch.durable:
+                continue  # §10.7: the good records among suspect bytes are in, whatever became of those beside them
+            if kept:
                 demand(len(gone) == len(there), "half a batch is lost:", gone)
-                lost_before = lost_before or batch
+                lost_before = True
             else:
-                demand(lost_before is None or bool(gone), "in, though an earlier one is lost:", batch.records)
+                demand(not lost_before or bool(gone), "in, though an earlier one is lost:", batch.records)
         demand(not held, "never submitted, or lost at an earlier opening:", held)
+
+    def _check_in_flight(self, batch: Batch, found: Records) -> None:
+        payloads = tuple(payload for _, payload in found)
+        if self.spoilt:
+            demand(set(payloads) <= set(batch.payloads), "in, and not of the batch in flight:", found)
+            return
+        demand(payloads in ((), batch.payloads), "the batch in flight is neither in nor out:", found)
+        dense = not found or found[-1][0] - found[0][0] + 1 == len(found)
+        demand(dense, "the batch in flight is torn apart:", found)
+
+    def check_lost(self, missing: Iterable[OffsetRange], suspect: Iterable[OffsetRange]) -> None:
+        """P7: nothing is called lost after a crash. Of spoilt bytes it may be said that they are suspect; and those of
+        another hint may name a segment that never was, behind all there is."""
+        told = [*missing, *suspect]
+        demand(self.spoilt or not told, "called lost:", told)
+        durable = {offset for batch in self.batches if batch.durable for offset, _ in batch.records}
+        wrong = [
+            found for found in told if any(found.first_offset <= offset <= found.last_offset for offset in durable)
+        ]
+        demand(not wrong, "called lost, and acknowledged:", wrong)
 
     def check_next_offset(self, offset: int) -> None:
         demand(offset >= self.shown, f"offset {offset} goes to a new record, but all below {self.shown} were shown")
@@ -217,7 +245,7 @@ class Expected:
         forgotten = {
             offset: (count, found.get(offset, 0))
             for offset, count in tracked.failed.items()
-            if offset not in tracked.asked and found.get(offset, 0) < count
+            if offset not in tracked.asked and offset >= self.may_go and found.get(offset, 0) < count
         }
         demand(not forgotten, f"failed with {name!r}, and not counted:", forgotten)
 

@@ -5,28 +5,47 @@ Every call is marked on the disk right before it is made and right after it retu
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import seglog
 from seglog.disk.base import Disk
 from seglog.model import Gap
+from seglog.repair import repair
 from seglog.testing import CrashDisk, ManualClock
 from seglog.verify import verify
 from tools.crashtest.history import Expected, demand
 
 PATH = "srv/spool"
 SMALL = {"segment_bytes": 4096}
+GAPS = ("skipped", "purged", "dropped")  # what a crash may leave, and a purge or a limit
 
 
 class Life:
-    """Opens the log at once. `seed` makes this life's random bytes; no two lives of one history may share it."""
+    """Opens the log at once. `seed` makes this life's random bytes; no two lives of one history may share it.
+
+    `before`: what was promised by the lives before, for those that check themselves. `fails`: a sync of this disk
+    fails, perhaps while the log is opened; then it is opened once more.
+    """
 
     def __init__(
-        self, disk: CrashDisk, seed: int, path: str = PATH, *, through: Disk | None = None, **options: Any
+        self,
+        disk: CrashDisk,
+        seed: int,
+        path: str = PATH,
+        *,
+        through: Disk | None = None,
+        before: Expected | None = None,
+        fails: bool = False,
+        **options: Any,
     ) -> None:
         self.disk = disk
         self.path = path
+        self.before = before or Expected()
+        self.fails = fails
+        self.first_step = 0  # crashes before this step of the journal are somebody else's
         self.consumes: dict[str, Any] = options.pop("consumes", {})  # the options of every consumer
         self.options = {**SMALL, **options}
         self.lives = [seed, 0]
@@ -36,7 +55,13 @@ class Life:
     def _open(self, through: Disk | None = None) -> seglog.Log[bytes]:
         self.lives[1] += 1
         self.clock = ManualClock(seed=self.lives[0] * 1000 + self.lives[1])
-        return seglog.open(self.path, disk=through or self.disk, clock=self.clock, **self.options)
+        try:
+            return seglog.open(self.path, disk=through or self.disk, clock=self.clock, **self.options)
+        except seglog.StorageError:
+            if not self.fails:
+                raise
+        self.fails = False
+        return self._open(through)
 
     def consumer(self, name: str) -> seglog.Consumer[bytes]:
         return self.log.consumer(name, **self.consumes)
@@ -67,6 +92,13 @@ class Life:
         self.disk.mark(("returned", offsets.start, self.always))
         return offsets
 
+    def submit(self, payload: bytes) -> int:
+        self._may_drop(1)
+        self.disk.mark(("submit", (payload,)))
+        offset = self.log.submit(payload).result(timeout=30)
+        self.disk.mark(("returned", offset, self.always))
+        return offset
+
     def sync(self) -> None:
         self.log.sync()
         self.disk.mark(("synced",))
@@ -74,6 +106,17 @@ class Life:
     def show(self) -> None:
         """Somebody looks at the next offset."""
         self.disk.mark(("shown", self.log.next_offset))
+
+    def promised(self) -> Expected:
+        """The sum of the history up to now."""
+        return deepcopy(self.before).fold(self.disk.marks(len(self.disk.journal)))
+
+    def read(self) -> list[tuple[int, bytes]]:
+        """Read all there is, in the middle of a life: it is shown now."""
+        records = [(m.offset, m.payload) for m in self.log.read(on_gap=lambda gap: None)]
+        self.promised().check_records(records)
+        self.show()
+        return records
 
     def register(self, name: str) -> None:
         self.disk.mark(("register", name))
@@ -170,6 +213,22 @@ class Life:
         self.options.update(options)
         self.log = self._open()
 
+    def repair(self) -> None:
+        """Between two openings; there is nothing to repair."""
+        self.close()
+        self.lives[1] += 1
+        clock = ManualClock(seed=self.lives[0] * 1000 + self.lives[1])
+        mended(self.disk, self.path, self.promised(), clock)
+        self.log = self._open()
+
+    def recover(self) -> None:
+        """A sync failed: what was under way is in or out, and the next opening decides it, as errors say."""
+        expected = self.promised()
+        with contextlib.suppress(seglog.StorageError):
+            self.log.close()
+        self.log = self._open()
+        self.next_life(expected)
+
     def die(self) -> None:
         """Close every file and write nothing, as the kernel does for a dead process. After close() it is a no-op."""
         self.log._after_fork()
@@ -180,11 +239,12 @@ class Life:
         self.options.update(options)
         self.log = self._open(through)
 
-    def settle(self) -> list[tuple[int, bytes]]:
+    def settle(self, *, spoilt: bool = False) -> list[tuple[int, bytes]]:
         """Read all there is; whatever was in flight before is decided now, for ever."""
         gaps: list[Gap] = []
         records = [(m.offset, m.payload) for m in self.log.read(on_gap=gaps.append)]
-        demand(all(gap.reason in ("skipped", "purged", "dropped") for gap in gaps), "gaps:", gaps)
+        allowed = (*GAPS, "suspect", "missing") if spoilt else GAPS
+        demand(all(gap.reason in allowed for gap in gaps), "gaps:", gaps)
         self.disk.mark(("settled", tuple(records), self.log.durable_offset))
         self.show()
         return records
@@ -192,9 +252,10 @@ class Life:
     def next_life(self, expected: Expected) -> list[tuple[int, bytes]]:
         """Everything that the history promises to the program that opens the log after the crash."""
         found = self.log.report
-        demand(not (found.damage or found.missing or found.suspect), "open reports a loss:", found)
+        demand(not found.damage, "open reports damage:", found)
+        expected.check_lost(found.missing, found.suspect)
         expected.check_next_offset(self.log.next_offset)
-        records = self.settle()
+        records = self.settle(spoilt=expected.spoilt)
         expected.check_records(records)
         handled: set[int] = set()
         self.names = list(self.log.consumers())
@@ -205,9 +266,13 @@ class Life:
             unacked = [m.offset for m in consumer.unacked()]
             expected.check_failures(name, consumer._cursor.attempts)
             expected.check_unacked(name, 0, unacked, records)
-            handled.update(offset for offset, _ in records if offset not in unacked)
+            mine = (offset for offset, _ in records if expected.rejecters.get(offset, name) == name)
+            handled.update(offset for offset in mine if offset not in unacked)
         if expected.rejected:
-            expected.check_letters([letter.offset for letter in self.log.dead_letters], handled, records)
+            letters = list(self.log.dead_letters)
+            if expected.spoilt:  # suspect bytes become letters, too
+                letters = [letter for letter in letters if letter.reason != "damaged"]
+            expected.check_letters([letter.offset for letter in letters], handled, records)
         return records
 
     def work_on(self, expected: Expected) -> None:
@@ -238,12 +303,26 @@ def looked_at(disk: CrashDisk, path: str) -> list[tuple[int, bytes]]:
 
 
 def verified(disk: CrashDisk, path: str, expected: Expected) -> None:
-    """P7 and P8: a crash is no damage, and verify changes nothing."""
+    """P7 and P8: a crash is no damage, and verify changes nothing. Of spoilt bytes it may say that they are suspect."""
     before = len(disk.journal)
     try:
         report = verify(path, disk=disk)
     except seglog.LogNotFound:
         demand(not any(batch.durable for batch in expected.batches), "the whole directory is gone")
         return
-    demand(report.ok and not report.acknowledged_loss, "verify:", report)
+    demand(not report.damage, "verify:", report)
+    expected.check_lost(report.missing, report.suspect)
+    well = report.ok and not report.acknowledged_loss
+    demand(well or expected.spoilt, "verify:", report)
     demand(len(disk.journal) == before, "verify wrote:", disk.journal[before:])
+
+
+def mended(disk: CrashDisk, path: str, expected: Expected, clock: ManualClock) -> None:
+    """A crash leaves nothing to repair that held a record; of spoilt bytes, what is suspect is declared."""
+    try:
+        report = repair(path, disk=disk, clock=clock)
+    except seglog.LogNotFound:
+        return
+    demand(report.ok, "repaired, and not well:", report)
+    lost = [action for action in report.actions if action.first_offset is not None]
+    demand(expected.spoilt or not (lost or report.repaired), "a repair found something lost:", report)
