@@ -199,7 +199,8 @@ def violations(lines: list[str]) -> Iterator[str]:
         elif line == DONE:
             yield from (f"{number}: acknowledged with names that are not synced in {each}" for each in renamed)
             newest = max(each for each in lines[:number] if each.startswith("pwrite segments/")).split(" ")[1]
-            if newest.removesuffix(".tmp") in written:
+            newest = newest.removesuffix(".tmp")
+            if newest in written:
                 yield f"{number}: acknowledged with records that are not synced in {newest}"
         if call in ("create", "mkdir", "rename", "unlink") and os.path.basename(path) not in WORTHLESS:
             renamed.add(directory)
