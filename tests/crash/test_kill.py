@@ -6,11 +6,12 @@ import os
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import seglog
-from tools.crashtest import killing, points
+from tools.crashtest import kill, killing, points
 from tools.crashtest.kill import LAYER, Kill, visits
 from tools.crashtest.kill_oracle import Oracle
 from tools.crashtest.kill_random import SETTINGS
@@ -75,6 +76,18 @@ def test_a_bug_that_shows_after_a_kill_only_is_found(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     layer = Kill(f"tests.support.sabotage:{bug}")
     assert any(layer.work(share).findings for share in shares)
+
+
+def test_a_judge_that_leaks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def leaking(*arguments: Any) -> None:
+        kept.append(open(os.devnull))  # noqa: SIM115
+
+    monkeypatch.setattr(kill, "judge", leaking)
+    (found,) = LAYER.replay("points/ack.write.cursor.after/0").findings
+    assert "descriptors" in found.what
+    kept[0].close()
 
 
 def test_shares_and_places_that_there_are_not() -> None:

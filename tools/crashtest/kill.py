@@ -49,7 +49,7 @@ class Kill:
         """Raises LookupError or ValueError for a share that there is not."""
         kind, name, number = share.split("/")
         if kind == "random":
-            return self._counted(lambda killing: self._random(killing, SETTINGS[name], share), in_memory=False)
+            return self._counted(share, lambda killing: self._random(killing, SETTINGS[name], share), in_memory=False)
         if kind != "points":
             raise LookupError(kind)
         sites = list(points.sites(name))
@@ -59,13 +59,13 @@ class Kill:
         for at, site in enumerate(sites, int(number)):
             sides = points.sides(site)
             places.append(f"points/{site}.{sides[at % len(sides)]}/{number}")
-        return self._counted(lambda killing: self._points(killing, places), in_memory=True)
+        return self._counted(share, lambda killing: self._points(killing, places), in_memory=True)
 
     def replay(self, place: str) -> Tally:
         kind, name, number = place.split("/")
         if kind == "points" and name in points.points():
             places = [f"points/{name}/{int(number)}"]
-            return self._counted(lambda killing: self._points(killing, places), in_memory=True)
+            return self._counted(place, lambda killing: self._points(killing, places), in_memory=True)
         return self.work(place)
 
     def table(self, counts: Counter[str]) -> str:
@@ -77,16 +77,20 @@ class Kill:
         lines += [f"NEVER HIT: {point}" for point, number in hits.items() if not number]
         return "\n".join(lines)
 
-    def _counted(self, run: Callable[[Killing], Iterator[Tally]], *, in_memory: bool) -> Tally:
-        """The sum, and whether whoever judges holds more at the end than in the beginning."""
+    def _counted(self, share: str, run: Callable[[Killing], Iterator[Tally]], *, in_memory: bool) -> Tally:
+        """The sum, and whether this process, which judges, holds more at the end than in the beginning."""
         total = Tally()
         before, resident = open_descriptors(), 0
         with closing(Killing(self._sabotage, in_memory=in_memory)) as killing:
             for tally in run(killing):
                 total.add(tally)
                 resident = resident or resident_bytes()
-        assert open_descriptors() == before, "whoever judges leaks descriptors"
-        assert resident_bytes() - resident < GROWTH_BYTES, "whoever judges leaks memory"
+        if open_descriptors() != before:
+            total.findings.append(Finding(share, f"{before} descriptors before, and {open_descriptors()} behind it"))
+        if resident_bytes() - resident > GROWTH_BYTES:
+            total.findings.append(
+                Finding(share, f"{resident} bytes of memory before, and {resident_bytes()} behind it")
+            )
         return total
 
     def _points(self, killing: Killing, places: list[str]) -> Iterator[Tally]:

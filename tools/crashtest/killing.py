@@ -84,8 +84,15 @@ class Killing:
         self._made += 1
         made = os.path.join(self._place, str(self._made))
         os.mkdir(made)
-        yield made
-        shutil.rmtree(made)
+        evidence = False
+        try:
+            yield made
+        except Exception:
+            evidence = True
+            raise
+        finally:
+            if not evidence:
+                shutil.rmtree(made)
 
     def begun(self, scene: Scene, directory: str) -> tuple[str, list[Mark]]:
         """The path of a log on which all but the last process of a scene have lived, and what they said."""
