@@ -80,8 +80,8 @@ SYNCS = [
     Canary("opening._sync_names root.sync_parents", crashes(workload("creation"))),
     Canary("opening._Opening._new_meta self.root.sync", rebuilt),
     # The close marker: after what it claims; and itself, or a clean end would not be one.
-    Canary("appender.Appender.close self._sync", crashes(workload("never")), lie=False),
-    Canary("appender.Appender.close self._sync #2", scenes.a_clean_end_is_durable, lie=False),
+    Canary("appender.Appender._leave_marker self._sync", crashes(workload("never")), lie=False),
+    Canary("appender.Appender._leave_marker self._sync #2", scenes.a_clean_end_is_durable, lie=False),
     # The hint is no promise: its sync bounds how much is read after a power cut.
     Canary("appender.Appender._publish self._lock.sync", scenes.recovery_reads_little),
     Canary("lock_file.LockFile.sync self.file.datasync", scenes.recovery_reads_little),
@@ -92,7 +92,8 @@ SYNCS = [
     Canary("consumers.cursor.Cursor.open slots.confirm", scenes.an_ack_in_the_page_cache),
     Canary("catalog.Meta.open slots.confirm", scenes.the_start_never_goes_back),
     # Who is registered.
-    Canary("consumers.registry.Registry.locked self.meta.file.confirm", scenes.registered_by_a_process_that_died),
+    Canary("consumers.registry.Registry.locked self.meta.confirm", scenes.registered_by_a_process_that_died),
+    Canary("catalog.Meta.confirm self.file.confirm", scenes.registered_by_a_process_that_died),
     Canary("consumers.registry.Registry.register self.cursors.sync", crashes(workload("acks"))),
     Canary("consumers.registry.Registry.restart self.cursors.sync", scenes.a_new_cursor_for_a_bad_one),
     Canary("consumers.registry.Registry.remove self.cursors.sync", scenes.a_removed_cursor_stays_away),
