@@ -213,8 +213,8 @@ on_device(FILE_SYSTEMS["ext4"], work)
 
 @real
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_nothing_is_left_when_it_is_killed(number: int, clean: Callable[[], None]) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def test_nothing_is_left_when_it_is_killed(number: int, tmp_path: Path, clean: Callable[[], None]) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}  # an empty directory stays
     with subprocess.Popen([sys.executable, "-c", KILLED], env=environment, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "mounted\n"

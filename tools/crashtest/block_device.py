@@ -61,7 +61,7 @@ FILE_SYSTEMS = {
 
 
 class Refused(Exception):
-    """The kernel does not mount this."""
+    """The kernel does not mount this. ext4 writes a superblock of two sectors in place, and knows when it is torn."""
 
 
 class Stopped(Exception):
@@ -158,6 +158,8 @@ class Device:
         try:
             self._run(["mount", "-t", system.kind, "-o", system.options, str(self.file), str(self.mount_point)])
         except subprocess.CalledProcessError as error:
+            if "loop device" in error.stderr:
+                raise  # none was free: that says nothing of what is on it
             raise Refused(error.stderr.strip()) from None
         try:
             yield self.mount_point
