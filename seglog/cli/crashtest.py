@@ -19,7 +19,7 @@ from seglog.errors import InvalidOption
 
 NOTES = """1. Start it on the disk to be tried, with the ack log on another disk, or on another machine:
 
-  other-machine$ nc -l 7000 > acks       (some need: nc -l -p 7000)
+  other-machine$ nc -l 7000 >> acks      (some need: nc -l -p 7000)
   this-machine$  seglog crashtest /mnt/disk/trial --ack-log other-machine:7000
 
 2. Pull the plug: the power, not the shutdown button. A virtual machine that is reset tries its host's page cache, not a
@@ -29,8 +29,8 @@ disk.
 
   this-machine$  seglog crashtest /mnt/disk/trial --ack-log acks --check
 
-Once is not enough: caches lose what they hold at that moment. With a file as the ack log, start it again on the same
-DIR and FILE, and pull the plug again.
+Once is not enough: caches lose what they hold at that moment. Start it again on the same DIR and ack log, and pull the
+plug again.
 
 It appends single records and batches to small segments, lets two consumers ack them, compacts, and keeps about 64 MiB.
 Each acknowledgement is noted in the ack log after the call returned, and before the next one is made. What is noted

@@ -77,10 +77,14 @@ class NotesSocket:
             error.filename = self._name
             raise
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._send(b"\n")  # a line of an earlier run may have been cut short
 
     def write(self, line: str) -> None:
+        self._send(_sealed(line))
+
+    def _send(self, data: bytes) -> None:
         try:
-            self._socket.sendall(_sealed(line))
+            self._socket.sendall(data)
         except OSError as error:
             raise SeglogError(f"{self._name} takes no more acknowledgements: {error.strerror}") from error
 
