@@ -63,7 +63,6 @@ SHARES: dict[str, int] = {
     "fails/always/reject+ack": 452,
     "random/0/0": 713,
     "random/0/1": 324,
-    "random/0/2": 1202,
 }
 
 
