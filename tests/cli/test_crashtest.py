@@ -115,6 +115,19 @@ def test_a_record_with_other_bytes_is_lost(cli: Cli, copied: Path) -> None:
     assert report["damaged"] == 1
 
 
+def test_a_record_with_the_bytes_of_another_is_lost(tmp_path: Path) -> None:
+    with seglog.open(tmp_path / "trial") as log:
+        offsets = log.append_many([work.payload("run", 0), work.payload("run", 7)])
+        log.consumer(work.PROMPT)
+    notes = NotesFile(tmp_path / "acks")
+    notes.write(str(Appended(offsets[0], 2, "run", 0)))
+    notes.close()
+    report = check(tmp_path / "trial", tmp_path / "acks")
+    assert [(found.first_offset, found.last_offset) for found in report.lost] == [(1, 1)]
+    assert report.verify_ok
+    assert not report.ok
+
+
 def test_an_ack_that_the_disk_forgot_is_found_out(cli: Cli, copied: Path) -> None:
     """The cursor as it was before anything was acked."""
     handled = [note for note in read_notes(copied / "acks") if isinstance(note, Handled)]
@@ -148,11 +161,12 @@ def test_offsets_that_were_given_out_twice_are_named(copied: Path) -> None:
 def test_a_last_line_that_was_cut_short_proves_nothing_and_harms_nothing(cli: Cli, copied: Path) -> None:
     acks = copied / "acks"
     before = checked(cli, copied, 0)
-    acks.write_bytes(acks.read_bytes() + b"appended 999999 1 0123456789abcdef 99999")
+    acks.write_bytes(acks.read_bytes() + b"appended 999999 1 0123456789abcdef 99999 01ab")
     report = checked(cli, copied, 0)
     assert report == {**before, "unreadable_notes": 1}
     killed(cli, copied / "trial", acks)
-    assert checked(cli, copied, 0)["unreadable_notes"] == 1
+    after = checked(cli, copied, 0)
+    assert (after["unreadable_notes"], after["starts"]) == (1, 2)
 
 
 def test_what_was_given_back_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
