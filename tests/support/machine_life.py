@@ -169,6 +169,8 @@ class LifeMachine(RuleBasedStateMachine):
                 if self.power:
                     self._cut_power(self.power)
                     lossless = False
+                    for tracked in self.model.consumers.values():
+                        tracked.died(exact=False)  # what is in flight is noted and not synced
         assert outcome.answer is not None
         tally["openings"] += 1
         self.log = outcome.answer

@@ -183,7 +183,9 @@ class Tracked:
             opening.all_doubtful = True
             self.blames += 1
             most = max((high for _, high in self.failures.values()), default=0)
-            opening.blame_until = now.monotonic + opening.delay(most + self.blames)
+            # Of one that has failed too often there is no delay, so it is not the most failures that hide it longest.
+            hidden = max(opening.delay(failures) for failures in range(1, most + self.blames + 1))
+            opening.blame_until = now.monotonic + hidden
             return
         opening.doubtful = {offset for offset in self.note.flying if not self.handled(offset)}
         for offset in opening.doubtful if len(self.note.flying) == 1 else ():
