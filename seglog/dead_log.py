@@ -264,18 +264,24 @@ class DeadLog:
 
     def _cursor(self) -> Cursor:
         """The cursor of what was deleted, made if need be; to be closed by the caller."""
-        with self._registry.locked():
-            state = self._meta.state
-            if DELETED not in self._registry.names():
-                self._registry.register(DELETED, state.start_offset)
-            cursor = Cursor.open(self._cursors, DELETED, self._meta.log_id)
-            if cursor is not None and not _believable(cursor.watermark, self._appender.seen.end_offset):
-                cursor.close()
-                cursor = None
-            if cursor is None:
-                logger.warning("which dead letters were deleted does not read back; those still there are back")
-                self._registry.restart(DELETED, state.start_offset)
+        cursor: Cursor | None = None
+        try:
+            with self._registry.locked():
+                state = self._meta.state
+                if DELETED not in self._registry.names():
+                    self._registry.register(DELETED, state.start_offset)
                 cursor = Cursor.open(self._cursors, DELETED, self._meta.log_id)
+                if cursor is not None and not _believable(cursor.watermark, self._appender.seen.end_offset):
+                    cursor.close()
+                    cursor = None
+                if cursor is None:
+                    logger.warning("which dead letters were deleted does not read back; those still there are back")
+                    self._registry.restart(DELETED, state.start_offset)
+                    cursor = Cursor.open(self._cursors, DELETED, self._meta.log_id)
+        except BaseException:
+            if cursor is not None:
+                cursor.close()
+            raise
         if cursor is None:
             raise StorageError(
                 5, "what is deleted cannot be noted: the cursor cannot be read even after it was made anew"

@@ -326,3 +326,15 @@ def test_p9_a_recovery_that_fails_anywhere_is_ended_by_a_later_append(error: int
         else:
             break
     assert met > 20
+
+
+def test_p9_a_deletion_of_dead_letters_that_fails_at_its_end_keeps_no_lock() -> None:
+    disk, _, log = opened(lambda *_: False)
+    log.consumer("c").reject(0)
+    (letter,) = log.dead_letters
+    disk.arm(Fault(1, errno.EIO), match=lambda operation, name: (operation, name) == ("unlock", ".lock"))
+    with pytest.raises(seglog.StorageError):
+        log.dead_letters.delete([letter.id])
+    assert disk.failed
+    assert log.dead_letters.delete([letter.id]) == 1
+    log.close()
