@@ -128,7 +128,9 @@ class Story(Life):
         error = self.errors[-1]
         if isinstance(error, seglog.LogFailed) or not isinstance(error, seglog.SeglogError):
             self.doubtful = True
-            self._failed = isinstance(error, seglog.LogFailed)
+            # An interrupt leaves this one append unknown, and the log may go on.
+            by_disk = self.faults.fault is None or not isinstance(self.faults.fault.error, BaseException)
+            self._failed = isinstance(error, seglog.LogFailed) and by_disk
         else:
             self.disk.mark(("refused",))
         return None
