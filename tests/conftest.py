@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from seglog.disk.memory import MemoryDisk
 from tests.support.place import Place
@@ -16,6 +16,7 @@ from tools.crashtest.zygote import Child, Start, Zygote
 
 # Two busy cores make single examples slow by chance; pytest-timeout bounds the whole test instead.
 settings.register_profile("default-run", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("notice", settings.get_profile("default-run"), phases=[Phase.generate])  # no shrinking
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default-run"))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seglog.cli.arguments import age
 from seglog.cli.output import Progress
-from tools.crashtest.campaign import LAYERS, CannotRun, Report, Terms, layer_named, run, verdict
+from tools.crashtest.campaign import FINDINGS_MAX, LAYERS, CannotRun, Report, Terms, layer_named, run, verdict
 
 KEPT, BROKEN, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 TALK_EVERY = 60.0  # seconds, where no terminal shows a bar
@@ -50,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
             "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
         )
         layer.add_argument("--resume", type=Path, metavar="FILE", help="note what is done there, and go on from it")
+        layer.add_argument(
+            "--stop-at",
+            type=int,
+            default=FINDINGS_MAX,
+            metavar="N",
+            help=f"end after N findings (default: {FINDINGS_MAX})",
+        )
         layer.add_argument("--list", action="store_true", help="print the names of the shares (the first 1000)")
         layer.add_argument("--json", action="store_true", help="print the report as JSON")
     return made
@@ -86,7 +93,7 @@ def _replayed(args: argparse.Namespace) -> Report:
 
 def _run(args: argparse.Namespace) -> Report:
     unit = layer_named(args.layer).unit
-    terms = Terms(args.seed, args.budget or None, args.jobs, args.only, args.resume)
+    terms = Terms(args.seed, args.budget or None, args.jobs, args.only, args.resume, args.stop_at)
     said = time.monotonic()
     with Progress(args.layer, unit) as bar:
 

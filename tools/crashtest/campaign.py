@@ -141,13 +141,15 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Terms:
-    """How a campaign is run. `budget`: seconds, after which no share is begun; None: until all are done."""
+    """How a campaign is run. `budget`: seconds, after which no share is begun; None: until all are done.
+    `stop_at`: so many findings end it."""
 
     seed: int = 0
     budget: float | None = 60.0
     jobs: int = 1
     only: str = "*"
     ledger: Path | None = None
+    stop_at: int = FINDINGS_MAX
 
 
 def run(name: str, terms: Terms, progress: Callable[[Report], None] = lambda report: None) -> Report:
@@ -163,7 +165,7 @@ def run(name: str, terms: Terms, progress: Callable[[Report], None] = lambda rep
         for share in shares:
             if terms.budget is not None and time.monotonic() - begun >= terms.budget:
                 return
-            if len(report.findings) >= FINDINGS_MAX:
+            if len(report.findings) >= terms.stop_at:
                 return
             yield share
         report.finished = True
