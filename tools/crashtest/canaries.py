@@ -1,7 +1,7 @@
 """Deliberate bugs, each a patch in `canaries/`, and the layers that must notice it: a net with a hole is told of here.
 
 A patch begins with what its bug costs, and a line `Caught-by: LAYER [WHAT]` for each layer, at least two: one of this
-harness (WHAT: the shares to run; `disk calls/*` is the check of the system calls), `machine` (the state machine) or `unit`
+harness (WHAT: its shares; `disk calls/*` is the check of the system calls), `machine` (the state machine) or `unit`
 (WHAT: tests). Where one alone can see it, a line `Only: reason` says why. Each is run on a copy of the whole project.
 """
 
