@@ -104,6 +104,14 @@ def test_only_what_matches(use: Any) -> None:
     assert layer.worked == [str(number) for number in range(10, 20)]
 
 
+def test_where_nothing_more_matches_the_budget_ends_it_all_the_same(use: Any) -> None:
+    layer = use(Fake(None))
+    assert not campaign.run("sim", Terms(only="x*", budget=0.05)).finished
+    report = campaign.run("sim", Terms(only="7", budget=None))
+    assert layer.worked == ["7"]
+    assert report.finished
+
+
 def test_whoever_breaks_everything_is_stopped(use: Any) -> None:
     use(Fake(None, bad=True))
     report = campaign.run("sim", Terms(budget=None))

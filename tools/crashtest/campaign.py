@@ -157,17 +157,19 @@ def run(name: str, terms: Terms, progress: Callable[[Report], None] = lambda rep
     report = Report(name, terms.seed)
     ledger = Ledger(terms.ledger, name)
     ledger.read(report)
-    wanted = (share for share in layer_named(name).shares(terms.seed) if fnmatchcase(share, terms.only))
-    shares = (share for share in wanted if share not in ledger.done)
     before, begun = report.seconds, time.monotonic()
 
     def due() -> Iterator[str]:
-        for share in shares:
+        for share in layer_named(name).shares(terms.seed):
+            # Asked of each, also of those that are not wanted: there may be no end of them.
             if terms.budget is not None and time.monotonic() - begun >= terms.budget:
                 return
             if len(report.findings) >= terms.stop_at:
                 return
-            yield share
+            if share not in ledger.done and fnmatchcase(share, terms.only):
+                yield share
+            if share == terms.only:
+                break
         report.finished = True
 
     last = begun
