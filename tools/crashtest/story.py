@@ -135,6 +135,19 @@ class Story(Life):
             self.disk.mark(("refused",))
         return None
 
+    def _may_drop(self, count: int) -> None:
+        super()._may_drop(count)
+        self._retention_only()
+
+    def _retention_only(self) -> None:
+        """If the consumer could not be registered, only retention keeps anything."""
+        if "retention_bytes" in self.options and self.errors and not self._registered:
+            self.let_go(self.log.next_offset)
+
+    def compact(self) -> None:
+        self.attempt(self._retention_only)
+        self.attempt(lambda: Life.compact(self))
+
     def _is_refused(self, call: Callable[[], int]) -> None:
         with suppress(seglog.SeglogError):
             call()
@@ -160,7 +173,6 @@ class Story(Life):
     purge = _attempted(Life.purge)
     delete_letters = _attempted(Life.delete_letters)
     purge_letters = _attempted(Life.purge_letters)
-    compact = _attempted(Life.compact)
     close = _attempted(Life.close)
 
     def remove(self, name: str) -> None:
