@@ -97,7 +97,7 @@ class Crashes:
         if self.workload.steps is not None and len(steps) > self.workload.steps:
             steps = sorted(random.Random(name).sample(steps, self.workload.steps))
         for found in self._images(disk, steps, self.workload.subsets, before, numbers[:2]):
-            self._crash(found, name, 1, numbers[2:])
+            self._crash(found, name, 1, numbers[2:], alone=bool(numbers))
         return len(self.seen)
 
     def first_life(self) -> tuple[CrashDisk, Expected, range]:
@@ -134,19 +134,20 @@ class Crashes:
     def _left(self, disk: CrashDisk, step: int, subsets: int) -> Iterator[Image]:
         return disk.images(step, rng=random.Random(step), subsets=subsets, spoil=self.workload.spoil)
 
-    def _crash(self, found: Found, above: str, depth: int, numbers: list[int]) -> None:
-        """Judge one crash, and crash the life after it. After a kill more is lost: the page cache is not the disk."""
+    def _crash(self, found: Found, above: str, depth: int, numbers: list[int], *, alone: bool) -> None:
+        """Judge one crash, and crash the life after it: as `numbers` say, and not at all if they end where one is alone
+        asked for. After a kill more is lost: the page cache is not the disk."""
         step, number, image, expected = found
         place = f"{above}/{step}/{number}"
         disk = self._judge(image, expected, place, depth)
-        if disk is None:
+        if disk is None or (alone and not numbers):
             return
         if numbers or (self.workload.every_again and depth == 1):
             again = self._images(disk, range(len(disk.journal) + 1), 1, expected, numbers[:2])
         else:
             again = self._some(disk, expected, place, depth, killed=image.killed)
         for later in again:
-            self._crash(later, place, depth + 1, numbers[2:])
+            self._crash(later, place, depth + 1, numbers[2:], alone=alone)
 
     def _some(self, disk: CrashDisk, before: Expected, place: str, depth: int, *, killed: bool) -> Iterator[Found]:
         rng = random.Random(place)
