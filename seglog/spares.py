@@ -14,6 +14,7 @@ from seglog.format.segment_header import SegmentHeader, encode_segment_header
 from seglog.segment_reader import Block, Rot
 
 _EMPTY_BYTES = L.BATCH_HEADER_BYTES + L.END_MARK_BYTES  # a batch without records
+_EMPTY_MAX = 1024
 
 
 class Patch(NamedTuple):
@@ -51,10 +52,11 @@ def _difference(position: int, there: bytes, whole: bytes, start: int, stop: int
 def rot_patches(rot: Rot, salt: int) -> tuple[Patch, ...]:
     """Bad bytes in which no record was: only batches without records fit there, so such are put in their place.
 
-    They say that what is before them was durable, which is why the bad bytes are called damage.
+    They say that what is before them was durable, which is why the bad bytes are called damage. No writer leaves many
+    of them in a row; and where a header declares nonsense, the end may be anywhere.
     """
     length = rot.end - rot.position
-    if rot.stop > rot.first or not length or length % _EMPTY_BYTES:
+    if rot.stop > rot.first or not length or length % _EMPTY_BYTES or length > _EMPTY_MAX * _EMPTY_BYTES:
         return ()
     return tuple(
         Patch(

@@ -13,6 +13,7 @@ import pytest
 
 from seglog import segment_reader
 from seglog.format import footer, salvage, segment_header, slots
+from tools.crashtest import fuzz
 from tools.crashtest.campaign import Terms, run
 from tools.crashtest.rot import LAYER, corpus, specimen
 
@@ -144,10 +145,29 @@ def test_what_does_not_end_and_what_takes_all_memory_is_a_finding(monkeypatch: p
 
     monkeypatch.setattr("tools.crashtest.rot.check", endless)
     found = LAYER.replay("bits/plain/lock/3.5").findings
-    assert "TimeoutError" in found[0].what
+    assert "Endless" in found[0].what
     monkeypatch.setattr("tools.crashtest.rot.check", lambda *_, **__: bytes(3 << 30))
     found = LAYER.replay("bits/plain/lock/3.5").findings
     assert "MemoryError" in found[0].what
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_p10_bytes_under_checksums_that_hold_raise_only_documented_errors(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "RUNS", 100)
+    monkeypatch.setattr(fuzz, "find_spec", lambda _: None)  # blind: the same everywhere
+    tally = LAYER.work(f"fuzz/{target}/1")
+    assert (tally.counts["cases"], tally.findings) == (100, [])
+
+
+def test_an_undocumented_error_of_the_fuzzed_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(payload: bytes) -> None:
+        raise IndexError(len(payload))
+
+    monkeypatch.setattr("seglog.consumers.cursor.decode_cursor", careless)
+    found = LAYER.replay("fuzz/cursor/x00").findings
+    assert [(finding.place, finding.what) for finding in found] == [("fuzz/cursor/x00", "IndexError: 0")]
 
 
 def test_the_command_runs_it() -> None:

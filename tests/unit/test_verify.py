@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 
 import seglog
+from seglog.format import layout as L
+from seglog.segment_reader import Rot
+from seglog.spares import rot_patches
 from seglog.verify import verify
 from tools.crashtest.anatomy import batches
 from tools.crashtest.images import ROOT, disk_with, flipped, segment_paths
@@ -52,3 +55,10 @@ def test_a_lost_meta_costs_nothing_and_is_told(tmp_path: Path) -> None:
     with seglog.open(tmp_path) as log:
         assert [message.payload for message in log.read()] == [b"a"]
         assert verify(tmp_path).warnings == ()
+
+
+def test_p10_f25_an_end_that_nonsense_declares_is_not_filled_with_batches() -> None:
+    """Under checksums that hold, as only a faulty or hostile writer makes them: what is done for it has a limit."""
+    few, far = (Rot(L.DATA_START, L.DATA_START + 72 * count, 0, 0) for count in (3, 1 << 40))
+    assert len(rot_patches(few, salt=1)) == 3
+    assert rot_patches(far, salt=1) == ()

@@ -4,7 +4,7 @@ A case damages one of the small logs of subjects.py in memory; damage_oracle.py 
 what it says: no case may take more than some seconds of processor time, or half a GiB. What a case costs follows from
 where it hits (anatomy.py). It sees nothing that needs two hits far apart, and no damage that a checksum lets pass.
 Shares: files, blocks, cuts, bits (one in sixteen in every way there is, the others in the most telling ones),
-deep (every bit in every way).
+fuzz (see fuzz.py), deep (every bit in every way).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from seglog.format import layout as L
 from seglog.format.slots import decode_slot
+from tools.crashtest import fuzz
 from tools.crashtest.anatomy import Part, batches, dead_parts, header_of, parts
 from tools.crashtest.campaign import Finding, Tally
 from tools.crashtest.damage_oracle import check, check_briefly, named_by, verified
@@ -285,12 +286,16 @@ def cases(place: str) -> Iterable[Case]:
 # -- the layer
 
 
+class Endless(BaseException):
+    """Nothing that the log would take for an error of its disk."""
+
+
 @contextmanager
 def bounds() -> Iterator[None]:
     """An endless loop and a mad allocation end as an error of the case that has them."""
 
     def ended(_signal: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"{SECONDS_MAX} s of processor time were not enough")
+        raise Endless(f"{SECONDS_MAX} s of processor time were not enough")
 
     old = signal.signal(signal.SIGVTALRM, ended)
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -314,7 +319,7 @@ def work(share: str) -> Tally:
             signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS_MAX)
             try:
                 case.run()
-            except Exception as error:
+            except (Exception, Endless) as error:
                 tally.findings.append(Finding(case.place, f"{type(error).__name__}: {error}"[:1000]))
             tally.counts["cases"] += 1
             tally.counts[share.partition("/")[0]] += 1
@@ -332,6 +337,7 @@ class Rot:
         yield from (f"{kind}/{name}" for kind in ("files", "blocks") for name in proven)
         yield from (share for name in proven for share in self._by_range("cuts", name, CUTS))
         yield from (share for name in names for share in self._by_range("bits", name, BITS_BYTES))
+        yield from fuzz.shares(seed)
         yield from (share for name in names for share in self._by_range("deep", name, DEEP_BYTES))
 
     def _by_range(self, kind: str, name: str, size: int) -> Iterator[str]:
@@ -345,7 +351,10 @@ class Rot:
         level = logger.level
         logger.setLevel(logging.CRITICAL)  # it tells of damage, a hundred thousand times
         try:
-            return work(share)
+            if not share.startswith("fuzz/"):
+                return work(share)
+            with bounds():
+                return fuzz.work(share, lambda: signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS_MAX), Endless)
         finally:
             logger.setLevel(level)
 
