@@ -25,14 +25,15 @@ class Fault:
 
     Attributes:
         nth: which of the matching calls, from 1.
-        error: an errno, which becomes an OSError with the file's name, or any exception to raise as it is.
+        error: an errno, which becomes an OSError with the file's name; or any exception, to raise as it is; or a class
+            of exceptions, to raise a new one each time.
         onwards: that call and every matching one after it, not only that one.
         after: the call takes effect first (the answer is lost, not the work).
         written: how many bytes of a write still reach the file, from its length: `lambda length: length // 2`.
     """
 
     nth: int = 1
-    error: int | BaseException = errno.EIO
+    error: int | BaseException | type[BaseException] = errno.EIO
     onwards: bool = False
     after: bool = False
     written: Callable[[int], int] | None = None
@@ -114,6 +115,8 @@ class FaultDisk:
 def _error(fault: Fault, path: str) -> BaseException:
     if isinstance(fault.error, BaseException):
         return fault.error
+    if isinstance(fault.error, type):
+        return fault.error("injected")
     return OSError(fault.error, os.strerror(fault.error), path)
 
 

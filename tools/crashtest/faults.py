@@ -20,12 +20,12 @@ from seglog.testing import CrashDisk, Fault, Operation
 from tools.crashtest.campaign import FINDINGS_MAX, Finding, Tally
 from tools.crashtest.history import Broken, demand
 from tools.crashtest.power_loss import Workload
-from tools.crashtest.story import PlacedFaults, Tale
+from tools.crashtest.story import CtrlC, NoMemory, PlacedFaults, Tale
 from tools.crashtest.story_repair import RepairTale
 from tools.crashtest.workloads import LETTERS, WORKLOADS, made, text
 
 CODES = ("EIO", "ENOSPC", "EDQUOT", "EINTR", "EACCES", "EROFS", "EMFILE", "ENFILE", "ESTALE")
-EXCEPTIONS: dict[str, type[BaseException]] = {"MemoryError": MemoryError, "KeyboardInterrupt": KeyboardInterrupt}
+EXCEPTIONS: dict[str, type[BaseException]] = {"MemoryError": NoMemory, "KeyboardInterrupt": CtrlC}
 CUTS: dict[str, Callable[[int], int]] = {
     "one": lambda length: 1,
     "half": lambda length: length // 2,
@@ -125,7 +125,7 @@ def ways() -> Iterator[tuple[str, str, str]]:
 
 
 def fault_of(error: str, how: str, nth: int, span: str) -> Fault:
-    raised = EXCEPTIONS[error]("injected") if error in EXCEPTIONS else int(getattr(errno, error))
+    raised = EXCEPTIONS[error] if error in EXCEPTIONS else int(getattr(errno, error))
     return Fault(nth, raised, onwards=span == "onwards", after=how == "after", written=CUTS.get(how))
 
 

@@ -46,6 +46,17 @@ class PlacedFaults(FaultDisk):
         return fault
 
 
+class NoMemory(MemoryError):
+    """An injected one; a real one is not ours to catch."""
+
+
+class CtrlC(KeyboardInterrupt):
+    """An injected one."""
+
+
+INTERRUPTS = (NoMemory, CtrlC)
+
+
 class NothingThere(seglog.SeglogError):
     """What the story speaks of next is not there, as an earlier call was refused."""
 
@@ -83,9 +94,7 @@ class Story(Life):
             return work()
         except seglog.SeglogError as error:
             self.errors.append(error)
-        except (MemoryError, KeyboardInterrupt) as error:
-            if self.faults.fault is None or error is not self.faults.fault.error:
-                raise
+        except INTERRUPTS as error:
             self.errors.append(error)
         return None
 
@@ -129,7 +138,7 @@ class Story(Life):
         if isinstance(error, seglog.LogFailed) or not isinstance(error, seglog.SeglogError):
             self.doubtful = True
             # An interrupt leaves this one append unknown, and the log may go on.
-            by_disk = self.faults.fault is None or not isinstance(self.faults.fault.error, BaseException)
+            by_disk = self.faults.fault is None or isinstance(self.faults.fault.error, int)
             self._failed = isinstance(error, seglog.LogFailed) and by_disk
         else:
             self.disk.mark(("refused",))
@@ -344,9 +353,7 @@ class Tale:
             story = Story(disk, faults, self.workload.path, **self.workload.options)
         except seglog.SeglogError as error:
             return [error]
-        except (MemoryError, KeyboardInterrupt) as error:
-            if faults.fault is None or error is not faults.fault.error:
-                raise
+        except INTERRUPTS as error:
             return [error]
         try:
             story.attempt(lambda: self.workload.run(story))

@@ -13,6 +13,7 @@ from seglog.testing import CrashDisk, FaultDisk, Image, ManualClock, Operation
 from seglog.verify import verify
 from tools.crashtest.history import Broken, demand
 from tools.crashtest.life import PATH, Life
+from tools.crashtest.story import INTERRUPTS
 from tools.crashtest.workloads import made, text
 
 RECORDS = {number: text(number, 1700) for number in range(5)}
@@ -56,9 +57,7 @@ class RepairTale:
                 return work()
             except seglog.SeglogError as error:
                 errors.append(error)
-            except (MemoryError, KeyboardInterrupt) as error:
-                if faults.fault is None or error is not faults.fault.error:
-                    raise
+            except INTERRUPTS as error:
                 errors.append(error)
             return None
 

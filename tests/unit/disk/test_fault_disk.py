@@ -82,6 +82,17 @@ def test_any_exception_before_or_after_the_call(error: BaseException, after: boo
     assert root.list() == (["below"] if after else [])
 
 
+def test_a_class_of_exceptions_makes_a_new_one_for_each_call() -> None:
+    disk = FaultDisk(MemoryDisk(), Fault(error=MemoryError, onwards=True))
+    raised = []
+    for _ in range(2):
+        with pytest.raises(MemoryError) as caught:
+            disk.open("log", create=True)
+        raised.append(caught.value)
+    assert raised[0] is not raised[1]
+    assert disk.failed == [("open", "log")] * 2
+
+
 def test_every_operation_has_a_name_and_can_fail() -> None:
     disk = FaultDisk(MemoryDisk())
 
