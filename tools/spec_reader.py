@@ -345,6 +345,8 @@ class Segment:
             return None
         if f[1] > 1:
             raise CannotCheck(f"{self.name}: unsupported version")
+        if max(*f[13:18], *f[20:23]) >= 1 << 63:
+            return None
         return Head(f[3], f[4], f[6], f[10], f[12], (f[15], f[16]), f[17], f[18], (f[20], f[21]), f[22], f[23])
 
     def _footer(self, tail: bytes) -> Head | None:

@@ -92,6 +92,8 @@ def decode_segment_header(data: bytes) -> SegmentHeader | None:
         raise UnsupportedVersion(
             f"segment with durability class {fields[3]} and jump reason {fields[4]}: of a newer format"
         )
+    if max(*fields[13:18], *fields[20:23]) > L.OFFSET_MAX:
+        return None  # no writer counts so far: these numbers mean nothing, and sums of them would not fit
     before = Predecessor(fields[18], fields[20], fields[21], fields[22], fields[23])
     return SegmentHeader(
         log_id=fields[6],

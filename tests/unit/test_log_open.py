@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import seglog
+from seglog.format.segment_header import decode_segment_header, encode_segment_header
 from seglog.testing import ManualClock
 from tests.support.place import Place, offsets, payloads
 
@@ -300,3 +301,20 @@ def test_f62_order_and_offsets_do_not_depend_on_the_wall_clock(place: Place, yea
         assert offsets(log.consumer("c").drain()) == list(range(20, 41))
         assert log.stats().consumers["c"].oldest_age_seconds is not None
     assert place.verify().ok
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, 2**64 - 1])
+def test_f25_nonsense_in_a_header_whose_checksum_holds_never_overflows(tmp_path: Path, number: int) -> None:
+    path = tmp_path / "log"
+    with seglog.open(path, segment_bytes=4096) as log:
+        log.append(b"x")
+    (segment,) = (path / "segments").iterdir()
+    data = segment.read_bytes()
+    header = decode_segment_header(data)
+    assert header is not None
+    blocks = encode_segment_header(header._replace(bytes_before=number, records_before=number))
+    segment.write_bytes(blocks + data[len(blocks) :])
+    for _ in range(3):
+        with seglog.open(path, segment_bytes=4096) as log:
+            log.append(bytes(3000))  # in a segment of its own, whose header adds up what was before
+            assert next(message.payload for message in log.read()) == b"x"

@@ -41,6 +41,7 @@ SALT = 0x0123456789ABCDEF
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
+counts = st.integers(0, 2**63 - 1)
 ids = st.binary(min_size=16, max_size=16)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
 limits = st.integers(0, 2**64 - 2)
@@ -57,12 +58,12 @@ segment_headers = st.builds(
     jump_reason=st.integers(0, len(L.JUMP_REASONS) - 1),
     max_record_bytes=u32,
     max_batch_bytes=u32,
-    bytes_before=u64,
-    records_before=u64,
-    born_position=u64,
-    born_offset=u64,
-    floor_offset=u64,
-    predecessor=st.none() | st.builds(Predecessor, st.integers(0, L.SEGMENT_ID_MAX), u64, u64, u64, u64),
+    bytes_before=counts,
+    records_before=counts,
+    born_position=counts,
+    born_offset=counts,
+    floor_offset=counts,
+    predecessor=st.none() | st.builds(Predecessor, st.integers(0, L.SEGMENT_ID_MAX), counts, counts, counts, u64),
     created_ns=u64,
     write_version=st.integers(0, 2**16 - 1),
 )
@@ -107,6 +108,12 @@ letters = st.builds(
 def test_segment_header_round_trip(header: SegmentHeader) -> None:
     area = encode_segment_header(header)
     assert decode_segment_header(area) == decode_segment_header(area[L.HEADER_COPY_AT :]) == header
+
+
+@pytest.mark.parametrize("field", ["bytes_before", "records_before", "born_position", "born_offset", "floor_offset"])
+def test_f25_a_header_whose_numbers_nobody_can_have_counted_does_not_hold(field: str) -> None:
+    assert decode_segment_header(encode_segment_header(HEADER._replace(**{field: 2**63 - 1}))) is not None
+    assert decode_segment_header(encode_segment_header(HEADER._replace(**{field: 2**63}))) is None
 
 
 @given(footers)
