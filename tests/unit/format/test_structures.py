@@ -112,8 +112,10 @@ def test_segment_header_round_trip(header: SegmentHeader) -> None:
 
 @pytest.mark.parametrize("field", ["bytes_before", "records_before", "born_position", "born_offset", "floor_offset"])
 def test_f25_a_header_whose_numbers_nobody_can_have_counted_does_not_hold(field: str) -> None:
-    assert decode_segment_header(encode_segment_header(HEADER._replace(**{field: 2**63 - 1}))) is not None
-    assert decode_segment_header(encode_segment_header(HEADER._replace(**{field: 2**63}))) is None
+    most: dict[str, Any] = {field: 2**63 - 1}
+    more: dict[str, Any] = {field: 2**63}
+    assert decode_segment_header(encode_segment_header(HEADER._replace(**most))) is not None
+    assert decode_segment_header(encode_segment_header(HEADER._replace(**more))) is None
 
 
 @given(footers)
