@@ -109,8 +109,9 @@ def test_tasks_that_wait_for_messages_are_told_that_the_log_is_closed(run: Run, 
         await consumers[0].close()
         await asyncio.wait(tasks[:3])
         await log.close()
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        *answers, durable = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(answer) for answer in answers} == {seglog.LogClosed}
+        assert durable is None or isinstance(durable, seglog.LogClosed)  # closing makes it durable
 
     run(main())
 

@@ -43,7 +43,7 @@ MET = {
     "of these again": 30,
     "acks": 300,
     "dead letters": 200,
-    "calls that met a fault": 200,
+    "calls that met a fault": 150,
     "deaths": 200,
     "power cuts": 200,
     "of these within a call": 20,
