@@ -199,8 +199,8 @@ STATES: dict[str, tuple[type, str, Callable[[seglog.Log[bytes], seglog.Consumer[
     "reading": (LocalFile, "read", lambda log, c: list(log.read())),
     "statistics": (LocalFile, "size", lambda log, c: log.stats()),
     "closing": (LocalFile, "datasync", lambda log, c: log.close()),
-    "waiting for a message": (Source, "wait_beyond", lambda log, c: c.receive(timeout=0.01)),
-    "waiting for room": (Source, "wait_for_change", lambda log, c: log.append(bytes(89_500), timeout=0.01)),
+    "waiting for a message": (Source, "wait_beyond", lambda log, c: c.receive(timeout=1)),
+    "waiting for room": (Source, "wait_for_change", lambda log, c: log.append(bytes(89_500), timeout=1)),
 }
 
 
