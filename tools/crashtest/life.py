@@ -269,10 +269,9 @@ class Life:
             mine = (offset for offset, _ in records if expected.rejecters.get(offset, name) == name)
             handled.update(offset for offset in mine if offset not in unacked)
         if expected.rejected:
-            letters = list(self.log.dead_letters)
-            if expected.spoilt:  # suspect bytes become letters, too
-                letters = [letter for letter in letters if letter.reason != "damaged"]
-            expected.check_letters([letter.offset for letter in letters], handled, records)
+            # Of spoilt bytes those that are suspect become letters, too.
+            letters = [each.offset for each in self.log.dead_letters if not expected.spoilt or each.reason != "damaged"]
+            expected.check_letters(letters, handled, records)
         return records
 
     def work_on(self, expected: Expected) -> None:
