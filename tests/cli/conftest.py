@@ -13,20 +13,32 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import run_forked
+from tools.crashtest.zygote import Zygote
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 30.0
+COMMAND = [sys.executable, "-m", "seglog"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::ResourceWarning"}
+ENVIRONMENT.pop("PYTHONUNBUFFERED", None)  # as most people run it
 
 
 class Cli:
-    """`cli("stat", directory)` runs to the end; `cli.start(…)` leaves it running."""
+    """`cli("stat", directory)` runs to the end; `cli.start(…)` leaves it running.
 
-    def __init__(self) -> None:
-        self.command = [sys.executable, "-m", "seglog"]
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::ResourceWarning"}
-        self.environment.pop("PYTHONUNBUFFERED", None)  # as most people run it
+    What runs to its end and has nothing special about it is forked; the others start as a shell starts them.
+    """
+
+    def __init__(self, zygote: Zygote, folder: Path) -> None:
+        self.command = COMMAND
+        self.environment = ENVIRONMENT.copy()
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._zygote = zygote
+        self._folder = folder
 
     def __call__(self, *args: object, input: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
+        if (self.command, self.environment, options) == (COMMAND, ENVIRONMENT, {}):
+            return run_forked(self._zygote, [str(each) for each in args], self.environment, input, self._folder)
         for stream in ("stdout", "stderr"):
             options.setdefault(stream, subprocess.PIPE)
         if "stdin" not in options:
@@ -58,8 +70,8 @@ class Cli:
 
 
 @pytest.fixture
-def cli() -> Iterator[Cli]:
-    runner = Cli()
+def cli(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    runner = Cli(zygote, tmp_path_factory.mktemp("streams"))
     yield runner
     runner.stop_all()
 

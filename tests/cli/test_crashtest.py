@@ -19,6 +19,7 @@ from seglog.crashtest import place, work
 from seglog.crashtest.ack_log import Appended, Handled, NotesFile, read_notes
 from seglog.crashtest.check import check
 from tests.cli.conftest import TIMEOUT, Cli, one_line, wait_until
+from tools.crashtest.zygote import Zygote
 
 SEGMENT = "segments/00000000000000000000-00000000.seg"
 
@@ -37,10 +38,10 @@ def killed(cli: Cli, trial: Path, acks: Path, ack_log: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def worked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def worked(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Path:
     """A directory with trial/ and acks, left by a process that was killed: nothing was closed."""
     root = tmp_path_factory.mktemp("worked")
-    runner = Cli()
+    runner = Cli(zygote, root)
     try:
         killed(runner, root / "trial", root / "acks")
     finally:

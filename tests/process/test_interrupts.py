@@ -303,7 +303,7 @@ def test_f63_an_open_that_is_interrupted_anywhere_lets_go_of_the_lock_and_its_fi
     with seglog.open(directory) as log:
         log.append(b"x")
     before = open_descriptors()
-    for place in range(0, PLACES_MAX * 10, 13):
+    for place in range(0, PLACES_MAX * 10, 23):
         interrupt, opened, error = interrupted(lambda: seglog.open(directory), place)
         if opened is not None:
             opened.close()
@@ -391,7 +391,7 @@ def test_f63_dead_letters_whose_deletion_or_replay_is_interrupted_anywhere_are_t
 ) -> None:
     work, outcomes = LETTERS[what]
     struck = 0
-    for place, at in some_places(tmp_path, step=67):  # a lock that nobody has any more is let go by the real disk alone
+    for place, at in some_places(tmp_path, step=97):  # a lock that nobody has any more is let go by the real disk alone
         log = at.open(segment_bytes=4096)
         log.append_many([b"a", b"b"])
         log.consumer("c").reject(0, 1)

@@ -38,7 +38,6 @@ def cases_in(pattern: str) -> int:
 @pytest.mark.parametrize(
     ("where", "least"),
     [
-        ("batched/segments/.*/8192-8448", 2000),
         ("compressed/segments/.*/8192-8448", 2000),
         ("extras/segments/.*/8192-8448", 2000),
         ("segments/(cursors|meta|lock)/.*", 3500),

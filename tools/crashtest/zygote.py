@@ -1,4 +1,4 @@
-"""Child processes that start in a few milliseconds: a helper imports seglog once and forks a child for each task.
+"""Child processes that start in milliseconds: a helper imports what they run once, and forks a child for each task.
 
 A child runs one function of the test tree, named "module:function", with `say` (writes a line to the test), `hear`
 (reads one) and its arguments. What it said before SIGKILL has arrived: the pipe outlives it.
@@ -6,6 +6,7 @@ A child runs one function of the test tree, named "module:function", with `say` 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -151,8 +152,6 @@ class Zygote:
 
 def serve(requests: socket.socket) -> None:
     """The helper's life: fork and wait as asked, until nobody asks any more."""
-    import seglog  # noqa: F401  # so that no child has to
-
     while True:
         message, fds, _, _ = socket.recv_fds(requests, 1 << 16, 2)
         if not message:
@@ -162,6 +161,8 @@ def serve(requests: socket.socket) -> None:
             status = os.waitpid(request["wait"], 0)[1]
             requests.send(str(os.waitstatus_to_exitcode(status)).encode())
             continue
+        with contextlib.suppress(Exception):  # then the child fails at it, and says how
+            importlib.import_module(request["run"].partition(":")[0])  # here, so that no child after it has to
         pid = os.fork()
         if pid == 0:
             requests.close()
