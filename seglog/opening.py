@@ -36,6 +36,7 @@ from seglog.view import check_is_log, id_from_segments
 logger = logging.getLogger("seglog")
 
 LOCK_WAIT_SECONDS = 0.1  # `verify` holds the lock for an instant, to learn whether a writer lives
+_COPY_BYTES = 1 << 20
 
 
 @dataclass
@@ -316,7 +317,7 @@ class _Opening:
         old = segment.header
         if tail.ending is Ending.SUSPECT:
             end = Mark(tail.bad_end.position, tail.bad_end.offset if tail.count_known else tail.run_end.offset + JUMP)
-            self._sync_old(segment)
+            self._write_again(segment, tail)
             writer = appender.succeed(
                 appender.header_after(
                     old,
@@ -356,11 +357,16 @@ class _Opening:
         self._trim(segment, tail)
         return writer
 
-    def _sync_old(self, segment: SegmentReader) -> None:
-        """The suspect bytes stay in the old segment with the run before them: what was read must be on the disk
-        before a successor declares it."""
+    def _write_again(self, segment: SegmentReader, tail: Tail) -> None:
+        """The suspect bytes stay in the old segment with the run before them: what was read must be on the disk before
+        a successor declares it. Written as it reads: after a failed sync the disk may not have it, and another sync
+        alone proves nothing (A7)."""
         file = self.segments.open(segment.name.file_name, write=True)
         try:
+            at, end = tail.proven.position, tail.bad_end.position
+            while at < end and (piece := file.read(at, min(_COPY_BYTES, end - at))):
+                file.write(at, piece)
+                at += len(piece)
             file.datasync()
         finally:
             file.close()

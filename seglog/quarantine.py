@@ -65,7 +65,9 @@ class Quarantine:
 
     def confirm(self) -> None:
         """What earlier repairs did is durable on return: one may have been killed before its own syncs, and what is
-        read now stands in the page cache only."""
+        read now stands in the page cache only. (If one of its syncs failed it said so. Then a restored spare may come
+        back as it was, for the next repair; slot files are written again when they are opened, and of evidence only
+        what was synced got its name.)"""
         with ExitStack() as handles:
             files, directories = {META}, [self._root]
             if QUARANTINE in self._root.list():

@@ -73,7 +73,7 @@ SYNCS = [
     Canary("appender.Appender.rotate self._sync", crashes(workload("never")), lie=False),
     Canary("segment_writer.SegmentWriter.create file.sync", crashes(workload("rotations"))),
     Canary("segment_writer.SegmentWriter.create directory.sync", crashes(workload("rotations"))),
-    Canary("opening._Opening._sync_old file.datasync", scenes.suspect_in_the_page_cache),
+    Canary("opening._Opening._write_again file.datasync", scenes.suspect_in_the_page_cache),
     Canary("opening._sync_names directory.sync", crashes(workload("recovery_in_a_rotation")), "/segments$"),
     Canary("opening._sync_names directory.sync", scenes.a_new_cursor_by_a_process_that_died, "/cursors$"),
     Canary("opening._sync_names directory.sync", died_in_rebuilding, "/spool$"),

@@ -92,11 +92,50 @@ def test_p1_p9_f17_f38_what_reads_back_after_a_failed_sync_is_copied_and_not_tru
     lives_on_after_a_failed_sync()
 
 
+def shows_what_is_before_suspect_bytes_after_a_failed_sync() -> None:
+    failing = [False]
+    disk = CrashDisk(fail=lambda operation: failing[0] and "segments/" in operation.path)
+    log = seglog.open("log", disk=disk, durability="never")
+    log.append_many([b"b" * 1000])
+    log.append_many([b"c" * 1000])
+    failing[0] = True
+    with pytest.raises(seglog.LogFailed):
+        log.sync()
+    failing[0] = False
+    with contextlib.suppress(seglog.LogFailed):
+        log.close()
+    file = disk.open("log/segments", create=False).open("00000000000000000000-00000000.seg", write=True)
+    file.write(file.read(0, file.size()).rindex(b"c"), b"rot")
+    with seglog.open("log", disk=disk) as log:
+        assert len(log.report.suspect) == 1
+        assert payloads(log.read(on_gap=lambda _: None)) == [b"b" * 1000]
+        shown = len(disk.journal)
+    for step in range(shown, len(disk.journal) + 1):
+        for image in disk.images(step, rng=random.Random(step)):
+            with seglog.open("log", disk=image.disk()) as log:
+                assert payloads(log.read(on_gap=lambda _: None)) == [b"b" * 1000], image.label
+
+
+def test_p1_p7_f17_f38_what_is_before_suspect_bytes_is_written_again_and_not_trusted() -> None:
+    shows_what_is_before_suspect_bytes_after_a_failed_sync()
+
+
+def test_a_recovery_that_only_syncs_again_what_is_before_suspect_bytes_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def trusting(opening: _Opening, segment: SegmentReader, tail: Tail) -> None:
+        opening.segments.open(segment.name.file_name, write=True).datasync()
+
+    monkeypatch.setattr(_Opening, "_write_again", trusting)
+    with pytest.raises(AssertionError, match="power lost"):
+        shows_what_is_before_suspect_bytes_after_a_failed_sync()
+
+
 def test_a_recovery_that_trusts_what_reads_back_and_syncs_it_again_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def trusting(
         opening: _Opening, segment: SegmentReader, tail: Tail, target: Target, appender: Appender
     ) -> SegmentWriter:
-        opening._sync_old(segment)  # succeeds, and writes nothing
+        opening.segments.open(segment.name.file_name, write=True).datasync()  # succeeds, and writes nothing
         return opening._continue(segment, tail, appender)
 
     monkeypatch.setattr(_Opening, "_succeed", trusting)

@@ -136,7 +136,7 @@ def test_garbage_that_is_accepted_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_recovery_that_trusts_what_a_failed_sync_left_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def trusting(opening: _Opening, segment: SegmentReader, tail: object, target: object, appender: object) -> object:
-        opening._sync_old(segment)  # succeeds, and writes nothing
+        opening.segments.open(segment.name.file_name, write=True).datasync()  # succeeds, and writes nothing
         return opening._continue(segment, tail, appender)  # type: ignore[arg-type]
 
     monkeypatch.setattr(_Opening, "_succeed", trusting)

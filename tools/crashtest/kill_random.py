@@ -85,6 +85,7 @@ class Siege:
 
     def _listen(self, acknowledgements: int) -> None:
         """Until so many appends and acks were answered, and a moment more."""
+        written = False
         while acknowledgements > 0:
             children = list(self.children.values())
             said = [child for child in children if child.has_said()]
@@ -93,7 +94,18 @@ class Siege:
                 line = child.line()
                 assert line is not None, "it ended by itself"
                 acknowledgements -= self._heard(line)
+                written |= line.startswith("a ")
+        if written and self.dice.random() < 0.2:
+            self._intrude()
         time.sleep(self.dice.random() ** 2 * 0.02)  # not a wait: the moment of the kill is what is varied
+
+    def _intrude(self) -> None:
+        """Somebody opens the log while its writer lives."""
+        try:
+            seglog.open(self.directory).close()
+        except seglog.LogLocked:
+            return
+        raise AssertionError("two writers at once")
 
     def _heard(self, line: str) -> bool:
         return line != "c" and self.oracle.heard(line)

@@ -344,6 +344,17 @@ def killed_unsynced() -> Start:
     return _crashed(last=("write", 1), label="killed", **NEVER)
 
 
+def killed_with_a_few_unsynced() -> Start:
+    """The same with several batches in one segment, of which a power cut may leave the first ones."""
+    disk = made(**NEVER)[0].disk()
+    life = Life(disk, 8, **NEVER)
+    for number in range(3):
+        life.append(text(number, 600))
+    life.die()
+    end = len(disk.journal)
+    return next(image for image in disk.images(end, rng=random.Random(0)) if image.killed), disk.marks(end)
+
+
 def _crashed(last: tuple[str, int], label: str, **options: Any) -> Start:
     """A log that was crashed right behind the last operation of this kind in `segments/`."""
     disk = made(**options)[0].disk()
@@ -370,6 +381,14 @@ def recovery_of_unsynced(life: Life) -> None:
     life.settle()
     life.append(text(20))
     life.sync()
+    life.close()
+
+
+def recovery_with_more_care(life: Life) -> None:
+    """Unsynced records, from a program that from now on syncs: what its recovery jumps over, no later one jumps over
+    again, so the first of its two segments must remember it."""
+    life.settle()
+    life.append(text(20))
     life.close()
 
 
@@ -411,6 +430,9 @@ WORKLOADS = [
     Workload("recovery_of_a_copy", recovery, start=killed_in_a_write, at_least=1290),
     Workload("recovery_of_a_torn_tail", recovery, start=torn_in_a_write, every_again=True, at_least=1000),
     Workload("recovery_of_unsynced", recovery_of_unsynced, NEVER, start=killed_unsynced, at_least=1510),
+    Workload(
+        "recovery_with_more_care", recovery_with_more_care, start=killed_with_a_few_unsynced, again=6, at_least=1300
+    ),
     Workload("recovery_in_a_rotation", recovery, start=killed_in_a_rotation, every_again=True, at_least=1220),
 ]
 
