@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 
 import seglog
@@ -91,9 +92,8 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         choices=("lines", "envelope"),
-        default="lines",
-        help="lines: payloads as they are, one per line; envelope: a JSON object per line, for binary or multi-line "
-        "payloads (default: lines)",
+        help="where the far end has no fields of its own: lines: payloads as they are, one per line; envelope: a JSON "
+        "object per line, for binary or multi-line payloads (default: lines)",
     )
     parser.add_argument(
         "--header",
@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger("seglog").setLevel(logging.INFO)
     sink = open_sink(args.to, format=args.format, headers=dict(args.header))
-    with Stop() as stop:
+    with Stop() as stop, contextlib.ExitStack() as ended:
+        ended.callback(getattr(sink, "close", lambda: None))
         log = _open_when_it_is_there(args, stop)
         if log is None:
             return _exit_code(stop)

@@ -92,6 +92,7 @@ class Forwarder:
         self._consumer = consumer
         self._send: Callable[[Batch], object] = send
         self._classify: Callable[[Exception], Verdict] = getattr(sink, "classify", _verdict_of)
+        self._attach: Callable[[str], object] = getattr(sink, "attach", lambda log_id: None)
         self._ask_resume_point: Callable[[], int | None] = getattr(sink, "resume_point", lambda: None)
         self._batch_records = batch_records
         self._batch_bytes = batch_bytes
@@ -102,7 +103,8 @@ class Forwarder:
         self._backoff = Backoff(self._clock)
         self._parts: deque[Batch] = deque()  # in hand: received, neither confirmed nor refused, in order
         self._stopped = False
-        self._asked = False
+        self._attached = False
+        self._asked = False  # since the last send that failed
         self._resume_point: int | None = None
         self._refused_in_a_row = 0
         self._failing_since: float | None = None
@@ -172,6 +174,7 @@ class Forwarder:
                 self._send(fresh)
         except Exception as error:
             self._failures += 1
+            self._asked = False  # perhaps some of it is there
             self._on_failure(part, error)
             return
         self._consumer.ack(*part)
@@ -186,6 +189,9 @@ class Forwarder:
 
     def _not_yet_there(self, part: Batch) -> Batch:
         """Without what the far end says it has. Asked here, because the far end may be away, like for any send."""
+        if not self._attached:
+            self._attach(part[0].id.rpartition(":")[0])
+            self._attached = True
         if not self._asked:
             self._resume_point = self._ask_resume_point()
             self._asked = True

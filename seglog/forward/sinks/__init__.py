@@ -1,18 +1,45 @@
-"""Where records can go, by URL. Each sink is imported only when it is asked for."""
+"""Where records can go, by URL. Each sink is imported only when it is asked for.
+
+Sinks of others come in through entry points of the group `seglog.sinks`: the name is the URL's scheme, the object a
+function of the URL (and of nothing else) that returns a `seglog.forward.Sink`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module, metadata
+from typing import Any, NamedTuple
 
 from seglog.clock import Clock
 from seglog.errors import InvalidOption
 from seglog.forward.sinks.base import Sink
 
+ENTRY_POINTS = "seglog.sinks"
+
+
+class _Place(NamedTuple):
+    """Where a sink is made, and which of open_sink's options it takes beside the URL and `timeout`."""
+
+    module: str
+    made_by: str
+    takes: tuple[str, ...] = ()
+
+
+_HTTP = _Place("http", "HttpSink", ("format", "headers", "timeout", "clock"))
+_REDIS = _Place("redis", "RedisSink", ("timeout",))
+SINKS = {
+    "http": _HTTP,
+    "https": _HTTP,
+    "stdout": _Place("stdout", "StdoutSink", ("format",)),
+    "redis": _REDIS,
+    "rediss": _REDIS,
+}
+
 
 def open_sink(
     url: str,
     *,
-    format: str = "lines",
+    format: str | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float = 30.0,
     clock: Clock | None = None,
@@ -20,29 +47,41 @@ def open_sink(
     """The sink that this URL names. Nothing is contacted yet.
 
     Args:
-        url: `http://…`, `https://…`, or `stdout:`.
-        format: "lines": payloads as they are, one per line. "envelope": a JSON object per line, for payloads that
-            are binary or of several lines, with key, headers, offset and id.
+        url: like `https://host/path` or `redis://host/stream`; README, "Forwarding", has them all.
+        format: for sinks whose far end has no fields of its own. "lines" (the default): payloads as they are, one per
+            line. "envelope": a JSON object per line, for payloads that are binary or of several lines, with key,
+            headers, offset and id.
         headers: further request headers (HTTP only).
-        timeout: seconds for connecting, and for each wait on the far end (HTTP only).
+        timeout: seconds for connecting, and for each wait on the far end.
 
     Raises:
         InvalidOption: the URL or an option cannot be meant like this, or the extra of this sink is not installed.
     """
     scheme = url.partition(":")[0].lower()
-    if scheme in ("http", "https"):
-        from seglog.forward.sinks.http import HttpSink
+    place = SINKS.get(scheme)
+    given: dict[str, Any] = {"format": format, "headers": headers or None}
+    for name, value in given.items():
+        if value is not None and (place is None or name not in place.takes):
+            raise InvalidOption(f"{scheme}: takes no {'request headers' if name == 'headers' else name}")
+    if place is None:
+        return _others(scheme, url)(url)
+    options = {**given, "timeout": timeout, "clock": clock}
+    wanted = {name: options[name] for name in place.takes if options[name] is not None}
+    made: Callable[..., Sink] = getattr(import_module(f"seglog.forward.sinks.{place.module}"), place.made_by)
+    return made(url, **wanted)
 
-        return HttpSink(url, format=format, headers=headers, timeout=timeout, clock=clock)
-    if scheme == "stdout":
-        from seglog.forward.sinks.stdout import StdoutSink
 
-        if url.lower() != "stdout:":
-            raise InvalidOption(f"{url!r}: write it as stdout: with nothing behind the colon")
-        if headers:
-            raise InvalidOption("stdout: takes no request headers")
-        return StdoutSink(format=format)
-    raise InvalidOption(f"no sink for {_scheme_only(url)!r}: expected http://…, https://… or stdout:")
+def _others(scheme: str, url: str) -> Callable[[str], Sink]:
+    """What somebody else's package offers for that scheme."""
+    found = list(metadata.entry_points(group=ENTRY_POINTS, name=scheme))
+    if not found:
+        known = ", ".join(f"{name}:" for name in sorted(SINKS))
+        raise InvalidOption(f"no sink for {_scheme_only(url)!r}: there are {known} and what other packages add")
+    try:
+        made: Callable[[str], Sink] = found[0].load()
+    except ImportError as error:
+        raise InvalidOption(f"the sink for {scheme}: of {found[0].value!r} cannot be imported: {error}") from error
+    return made
 
 
 def _scheme_only(url: str) -> str:

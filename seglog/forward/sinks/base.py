@@ -2,10 +2,14 @@
 
 A sink is anything with `send(batch)`; a plain function will do. Beside `send` it may have:
 
+- `attach(log_id)`, called once, before all else: every record that follows is of that log. A record's identity at the
+  far end is `message.id`, which is `log_id:offset`, for ever.
+- `resume_point() -> int | None`: the far end has every record of *this* log below that offset, so they are
+  acknowledged without being sent again. None: it cannot say. Asked before the first send, and again after each one
+  that failed: what became of that, only the far end knows.
 - `classify(error) -> Verdict` for errors of its own that are no `SinkError`. It may raise the error instead of
   answering: then there is no point in going on, and `Forwarder.run` ends with that error.
-- `resume_point() -> int | None`, asked once, before the first send: the far end has every record of *this* log below
-  that offset, so they are acknowledged without being sent again. None: it cannot say.
+- `close()`, which gives connections back. Whoever made the sink calls it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import enum
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from seglog.errors import SeglogError
+from seglog.errors import InvalidOption, SeglogError
 from seglog.model import Message
 
 
@@ -60,3 +64,8 @@ class Sink(Protocol):
         not looked at. Must return in bounded time: a stopping forwarder waits for it.
         """
         ...
+
+
+def missing(extra: str, library: str) -> InvalidOption:
+    """What to say when the client library of a sink is not installed."""
+    return InvalidOption(f"this sink needs {library}, which is not installed: pip install 'seglog[{extra}]'")

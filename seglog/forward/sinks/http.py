@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from seglog import options
 from seglog.clock import Clock, SystemClock
 from seglog.errors import InvalidOption
-from seglog.forward.sinks.base import SinkError, Verdict
+from seglog.forward.sinks.base import SinkError, Verdict, missing
 from seglog.forward.sinks.encoding import encoder
 from seglog.model import Message
 
@@ -69,9 +69,7 @@ class HttpSink:
             import urllib3
             from urllib3.util import parse_url
         except ImportError as error:
-            raise InvalidOption(
-                "an http(s):// sink needs urllib3, which is not installed: pip install 'seglog[http]'"
-            ) from error
+            raise missing("http", "urllib3") from error
         self._clock = SystemClock() if clock is None else clock
         self._library_errors = (urllib3.exceptions.HTTPError, OSError)
         self._tls_error = urllib3.exceptions.SSLError

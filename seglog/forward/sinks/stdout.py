@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seglog import options
+from seglog.errors import InvalidOption
 from seglog.forward.sinks import encoding
 from seglog.forward.sinks.base import Verdict
 from seglog.model import Message
@@ -18,7 +19,9 @@ from seglog.model import Message
 class StdoutSink:
     """Writes records to this process's standard output."""
 
-    def __init__(self, *, format: str = "lines") -> None:
+    def __init__(self, url: str, *, format: str = "lines") -> None:
+        if url.lower() != "stdout:":
+            raise InvalidOption(f"{url!r}: write it as stdout: with nothing behind the colon")
         options.one_of("format", format, tuple(encoding.ENCODERS))
         self._encode = encoding.envelope if format == "envelope" else encoding.joined
 
