@@ -148,14 +148,27 @@ def _missing(catalog: Catalog, names: tuple[SegmentName, ...], state: MetaState)
         )
         if lacking <= known:
             continue
-        end = catalog.end_of(left)
         # Not what was given back: of several segments that a crash brought back, some may lack.
-        first = max(state.start_offset, left.base_offset if end is None else end.offset)
+        first = max(state.start_offset, _end_offset(catalog, left, right))
         if right.base_offset > first:
             found.append(OffsetRange(first, right.base_offset - 1))
     if names[0].base_offset > state.start_offset:
         found.append(OffsetRange(state.start_offset, names[0].base_offset - 1))
     return found
+
+
+def _end_offset(catalog: Catalog, name: SegmentName, following: SegmentName) -> int:
+    """Where a segment without a successor ends, as far as that is known without a walk; at least its base offset.
+
+    If its successors were lost, the segment that was made then names it as its predecessor, by its salt.
+    """
+    end = catalog.end_of(name)
+    if end is not None:
+        return end.offset
+    mine, other = catalog.facts(name).header, catalog.facts(following).header
+    before = None if other is None else other.predecessor
+    named = before is not None and mine is not None and before.salt == mine.salt
+    return before.end_offset if before is not None and named else name.base_offset
 
 
 def _known_offsets(meta: MetaState | None, states: dict[str, CursorState | None]) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import seglog
+from seglog.format.hint import Hint, encode_hint
 from seglog.format.segment_header import decode_segment_header, encode_segment_header
 from seglog.testing import ManualClock
 from tests.support.place import Place, offsets, payloads
@@ -318,3 +319,19 @@ def test_f25_nonsense_in_a_header_whose_checksum_holds_never_overflows(tmp_path:
         with seglog.open(path, segment_bytes=4096) as log:
             log.append(bytes(3000))  # in a segment of its own, whose header adds up what was before
             assert next(message.payload for message in log.read()) == b"x"
+
+
+def test_p6_a_reopening_reports_no_more_as_missing_than_the_one_that_declared_it(tmp_path: Path) -> None:
+    """The segment before the hole has no successor, so its end is told by the segment that was made behind the hole."""
+    with seglog.open(tmp_path / "log") as log:
+        log.append_many([b"a", b"b", b"c"])
+    with open(tmp_path / "log" / "lock", "r+b") as file:  # all that is left of two segments behind it
+        file.write(encode_hint(Hint(99, 2, 8192, 9, 5, bytes(16))))
+    with seglog.open(tmp_path / "log") as log:
+        (lost,) = log.report.missing
+        assert lost.first_offset == 3
+        assert lost.last_offset >= 8
+    with seglog.open(tmp_path / "log") as log:
+        assert log.report.missing == (lost,)
+        assert payloads(log.read(on_gap=lambda gap: None)) == [b"a", b"b", b"c"]
+    assert seglog.verify(tmp_path / "log").missing == (lost,)

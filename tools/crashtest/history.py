@@ -259,6 +259,9 @@ class Expected:
         demand(not lost, "rejected, handled, and not in the dead letters:", sorted(lost))
         back = {offset for offset, returned in self.deleted.items() if returned} & set(offsets)
         demand(not back, "deleted, and in the dead letters again:", sorted(back))
+        appended = [pair for batch in self.batches if batch.base is not None for pair in batch.records]
+        reclaimed = [(offset, payload) for offset, payload in appended if self.may_be_reclaimed(offset)]
         for at, payload in self.replayed.items():
-            there = at in offsets or any(found == payload and offset != at for offset, found in records)
+            again = [*records, *reclaimed]  # appended anew, and perhaps purged since, or acked by all
+            there = at in offsets or any(found == payload and offset != at for offset, found in again)
             demand(there, "replayed, gone from the dead letters, and not in the log:", at)
