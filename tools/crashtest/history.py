@@ -104,6 +104,12 @@ class Expected:
 
     def _settled(self, records: Records, durable_offset: int) -> None:
         """An opening has decided what is in; from now on exactly that is the log."""
+        gone = self._reclaimed() - set(records)
+        self.replayed = {
+            at: payload
+            for at, payload in self.replayed.items()
+            if not any(found == payload and offset != at for offset, found in gone)
+        }
         self.batches = [Batch((payload,), offset, offset < durable_offset) for offset, payload in records]
 
     def _register(self, name: str) -> None:
@@ -249,6 +255,11 @@ class Expected:
         }
         demand(not forgotten, f"failed with {name!r}, and not counted:", forgotten)
 
+    def _reclaimed(self) -> set[tuple[int, bytes]]:
+        """What was appended and may be gone."""
+        appended = [pair for batch in self.batches if batch.base is not None for pair in batch.records]
+        return {(offset, payload) for offset, payload in appended if self.may_be_reclaimed(offset)}
+
     def check_letters(self, offsets: Sequence[int], handled: Iterable[int], records: Records) -> None:
         """Each diverted record is kept exactly once, and before it counts as handled; until it is deleted, for good."""
         demand(len(offsets) == len(set(offsets)), "kept twice in the dead letters:", offsets)
@@ -259,9 +270,7 @@ class Expected:
         demand(not lost, "rejected, handled, and not in the dead letters:", sorted(lost))
         back = {offset for offset, returned in self.deleted.items() if returned} & set(offsets)
         demand(not back, "deleted, and in the dead letters again:", sorted(back))
-        appended = [pair for batch in self.batches if batch.base is not None for pair in batch.records]
-        reclaimed = [(offset, payload) for offset, payload in appended if self.may_be_reclaimed(offset)]
+        again = [*records, *self._reclaimed()]  # appended anew, and perhaps purged since, or acked by all
         for at, payload in self.replayed.items():
-            again = [*records, *reclaimed]  # appended anew, and perhaps purged since, or acked by all
             there = at in offsets or any(found == payload and offset != at for offset, found in again)
             demand(there, "replayed, gone from the dead letters, and not in the log:", at)
