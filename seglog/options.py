@@ -16,6 +16,7 @@ RECORD_BYTES_MAX = 1024 * MIB  # lengths are 32 bits in the format; half of that
 BATCH_BYTES_MIN = 64 * MIB
 GROUP_COMMIT_BYTES = 1 * MIB  # one compressed group commit is then a small loss
 RECORD_OVERHEAD_BYTES = 64 * KIB  # room for key and headers beside a payload of the largest size
+_SIZE = re.compile(r"(\d{1,18}) ?(?:B|([KMGT])(i?B)?)?", re.ASCII | re.IGNORECASE)
 CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 DURABILITIES = ("always", "interval", "never")
@@ -94,6 +95,16 @@ def number(name: str, value: object, unit: str, low: float, high: float) -> None
     """Raise InvalidOption unless `value` is a number in low..high."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidOption(f"{name}={value!r}: expected {unit} from {low} to {high}")
+
+
+def size(text: str) -> int:
+    """Bytes: 65536, 64MiB (or 64M) for powers of 1024, 64MB for powers of 1000; else InvalidOption."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidOption(f"{text!r} is no size; write it like 65536, 64KiB or 64MB")
+    prefix, unit = (match[2] or "").upper(), (match[3] or "").upper()
+    base = 1000 if unit == "B" else 1024
+    return int(match[1]) * int(base ** ("", "K", "M", "G", "T").index(prefix))
 
 
 def seconds(name: str, value: object) -> float:

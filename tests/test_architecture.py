@@ -116,6 +116,8 @@ MODULES = {
     "syncer": Row(5),
     "log": Row(6),
     "open_log": Row(6, ("log",)),
+    "tally": Row(6, ("log",)),
+    "metrics": Row(6, ("log", "tally")),
     "serializers": Row(6, below=1),
     "audit": Row(6),
     "verify": Row(6, ("audit",)),
@@ -126,6 +128,7 @@ MODULES = {
     "cli/*": Row(8, ("cli/*", "crashtest/*", "demo/*", "__init__")),
     "crashtest/*": Row(8, ("crashtest/*", "__init__")),
     "demo/*": Row(8, ("demo/*", "__init__")),
+    "testing/sink_check": Row(9, ("testing/*",)),  # a whole log and a forwarder, imported when it runs
     "testing/*": Row(9, ("testing/*",), below=3),  # doubles for users too, so nothing in seglog leans on them
     "__init__": Row(9),
     "__main__": Row(9),
@@ -158,13 +161,14 @@ IMPORT_HOMES = {
     "random": ("clock", "testing/trials", *FREE),  # the latter seeded: what it does, it does again
     "secrets": ("clock", *FREE),
     "threading": THREADS,
-    "asyncio": ("aio/*",),
+    "asyncio": ("aio/*", "forward/sinks/*"),  # the latter for clients that there are for asyncio only
     "fcntl": FILES,
     "shutil": FILES,
     "tempfile": FILES,
     "glob": FILES,
     "pathlib": FILES,
-    "socket": ("disk/local", *FREE),  # the host's name in a lock's message
+    # The host's name in a lock's message; for IPv6, what kind of socket listens.
+    "socket": ("disk/local", "forward/endpoint", *FREE),
     "subprocess": ("forward/*", *FREE),
     "multiprocessing": (),
     "pickle": (),

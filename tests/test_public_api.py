@@ -70,7 +70,7 @@ SIGNATURES = {
     "Record": "(value, key=None, headers=None, delay=None, ttl=None)",
     "forward.Forwarder": (
         "(consumer, sink, *, batch_records=500, batch_bytes=1048576, linger=0.2, max_refused=10, patience=None, "
-        "clock=None)"
+        "batch_file=None, clock=None)"
     ),
 }
 

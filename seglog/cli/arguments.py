@@ -16,7 +16,6 @@ from seglog import options
 from seglog.errors import InvalidOption
 from seglog.format.layout import OFFSET_MAX
 
-_SIZE = re.compile(r"(\d{1,18}) ?(?:B|([KMGT])(i?B)?)?", re.ASCII | re.IGNORECASE)
 _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.?))", re.DOTALL)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _ESCAPES = {b"0": b"\0", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\"}
@@ -31,15 +30,10 @@ def directory(text: str) -> Path:
 
 def size(text: str) -> int:
     """Bytes: 65536, 64MiB (or 64M) for powers of 1024, 64MB for powers of 1000."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it like 65536, 64KiB or 64MB")
-    prefix, unit = (match[2] or "").upper(), (match[3] or "").upper()
-    base = 1000 if unit == "B" else 1024
-    number = int(match[1])
-    for _ in range(("", "K", "M", "G", "T").index(prefix)):
-        number *= base
-    return number
+    try:
+        return options.size(text)
+    except InvalidOption as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:
@@ -55,6 +49,14 @@ def seconds(text: str) -> float:
         return options.seconds("duration", float(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration in seconds, like 0.2 or 30") from None
+
+
+def pause(text: str) -> float:
+    """A duration in seconds between two looks: not so short that there is nothing else any more."""
+    found = seconds(text)
+    if found < 0.1:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short, the least is 0.1 seconds")
+    return found
 
 
 def age(text: str) -> float:

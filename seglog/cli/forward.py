@@ -1,4 +1,7 @@
-"""`seglog forward DIR --to URL`: drains a log to a sink until stopped. The work is done by seglog.forward."""
+"""`seglog forward DIR --to URL`: drains a log to a sink until stopped. The work is done by seglog.forward.
+
+With `--config FILE` it is a service of many such routes, see service.py.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,28 @@ import contextlib
 import logging
 
 import seglog
-from seglog.cli import arguments, exit_codes, manual
+from seglog.cli import arguments, exit_codes, listening, manual
 from seglog.cli.messages import tell_gap
 from seglog.cli.output import say
 from seglog.cli.stopping import Stop
-from seglog.errors import LogNotFound
+from seglog.errors import InvalidOption, LogNotFound
 
 WAIT_SECONDS = 0.2  # how often a log that is not there yet is looked for
 ONCE_PATIENCE_SECONDS = 10.0
 
 
-NOTES = """URL is http://…, https://… (needs the extra: pip install 'seglog[http]') or stdout:
+NOTES = """URL is http://…, https://… (needs the extra: pip install 'seglog[http]'), otlp+http://…, otlp+https://… (a
+collector of OpenTelemetry, 'seglog[otlp]') or stdout:
 
 A record is acknowledged after the far end confirmed it: at least once, in order. What the far end refuses for good
 (HTTP 400, 413, 422) goes to the dead-letter queue; anything else is kept and tried again, with growing pauses. SIGTERM
-and Ctrl-C finish the batch under way; after SIGTERM the exit code is 0."""
+and Ctrl-C finish the batch under way; after SIGTERM the exit code is 0.
+
+With --config there is a route for each [[route]] of FILE: a table with directory, to, and what else is an option here,
+written like batch_bytes = "1MiB"; headers = { Authorization = "…" }, password_file, timeout and name are keys, too.
+[defaults] counts for routes that do not say otherwise. A route that fails is tried again and stops no other. SIGHUP
+reads FILE again: routes that are the same go on undisturbed. systemd is told of readiness, status and health
+(Type=notify, WatchdogSec=)."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,11 +45,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         examples=[
             "seglog forward spool/ --to https://collector.example.com/events --header 'Authorization: Bearer TOKEN'",
             "seglog forward spool/ --to stdout: --once",
+            "seglog forward --config spool.toml",
         ],
         files=("segments", "cursors", "dead"),
     )
-    manual.add_directory(parser)
-    parser.add_argument("--to", required=True, metavar="URL", help="where the records go")
+    parser.add_argument("directory", metavar="DIR", nargs="?", type=arguments.directory, help="the log directory")
+    parser.add_argument("--to", metavar="URL", help="where the records go (default: none, it is needed with DIR)")
+    parser.add_argument(
+        "--config",
+        type=arguments.directory,
+        metavar="FILE",
+        help="instead of DIR and --to: forward what FILE says, many logs at once (default: none)",
+    )
+    parser.add_argument("--check", action="store_true", help="only check FILE, and print its routes")
     parser.add_argument(
         "--consumer",
         type=arguments.consumer_name,
@@ -49,7 +67,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     _add_pace(parser)
     _add_form(parser)
-    parser.set_defaults(run=run)
+    listening.add_option(parser)
+    alone = [
+        action.dest for action in parser._actions if action.dest not in ("help", "config", "check", "once", "listen")
+    ]
+    parser.set_defaults(run=run, alone={name: parser.get_default(name) for name in alone})
 
 
 def _add_pace(parser: argparse.ArgumentParser) -> None:
@@ -91,9 +113,10 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
 def _add_form(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
-        choices=("lines", "envelope"),
+        choices=("lines", "envelope", "cloudevents"),
         help="where the far end has no fields of its own: lines: payloads as they are, one per line; envelope: a JSON "
-        "object per line, for binary or multi-line payloads (default: lines)",
+        "object per line, for binary or multi-line payloads; cloudevents: a JSON array of CloudEvents, HTTP only "
+        "(default: lines)",
     )
     parser.add_argument(
         "--header",
@@ -101,17 +124,30 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'K: V'",
-        help="a further request header, HTTP only; may be given several times",
+        help="a further request header, HTTP and OTLP only; may be given several times",
+    )
+    parser.add_argument(
+        "--content-encoding",
+        choices=("identity", "gzip", "zstd"),
+        help="how request bodies are compressed, HTTP and OTLP only (default: identity, which is not at all; for OTLP "
+        "gzip)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     from seglog.forward import Forwarder, open_sink
+    from seglog.forward.bounds import beside_cursor
 
     logging.getLogger("seglog").setLevel(logging.INFO)
-    sink = open_sink(args.to, format=args.format, headers=dict(args.header))
+    if args.config is not None:
+        return _run_service(args)
+    if args.directory is None or args.to is None or args.check:
+        raise InvalidOption("expected DIR --to URL, or --config FILE, which --check is for")
+    sink = open_sink(args.to, format=args.format, headers=dict(args.header), encoding=args.content_encoding)
     with Stop() as stop, contextlib.ExitStack() as ended:
         ended.callback(getattr(sink, "close", lambda: None))
+        alone = listening.Alone(args)
+        ended.enter_context(listening.listening(args.listen, alone.states))
         log = _open_when_it_is_there(args, stop)
         if log is None:
             return _exit_code(stop)
@@ -124,8 +160,10 @@ def run(args: argparse.Namespace) -> int:
                 linger=args.linger,
                 max_refused=args.max_refused,
                 patience=ONCE_PATIENCE_SECONDS if args.once and args.patience is None else args.patience,
+                batch_file=beside_cursor(args.directory, args.consumer),
             )
             stop.call(forwarder.stop)
+            alone.runs(forwarder)
             try:
                 forwarder.run(once=args.once)
             finally:
@@ -135,6 +173,16 @@ def run(args: argparse.Namespace) -> int:
                     f"{done.refused_records} refused, {done.failures} failed attempts"
                 )
     return _exit_code(stop)
+
+
+def _run_service(args: argparse.Namespace) -> int:
+    from seglog.cli import service
+
+    given = [name for name, default in args.alone.items() if getattr(args, name) != default]
+    if given:
+        shown = "DIR" if given[0] == "directory" else f"--{given[0].replace('_', '-')}"
+        raise InvalidOption(f"{shown} has no place beside --config: the file says it, for each route")
+    return service.run(args, ONCE_PATIENCE_SECONDS)
 
 
 def _open_when_it_is_there(args: argparse.Namespace, stop: Stop) -> seglog.Log[bytes] | None:

@@ -1,6 +1,7 @@
 """An orderly end on Ctrl-C and SIGTERM: what is in hand is finished, then the command stops.
 
 While a `Stop` is active the signals only set a flag; a second one means "now" and raises KeyboardInterrupt.
+SIGHUP, where it is asked for, means "read your configuration again" and ends nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from seglog.cli import exit_codes
 
 
 class Stop:
-    """True once a signal asked for the end. `fileno()` becomes readable then, so that a select() wakes up."""
+    """True once a signal asked for the end. `fileno()` becomes readable then, so that a select() wakes up.
 
-    def __init__(self) -> None:
+    With `reload`, SIGHUP is caught as well; `fileno()` is then readable after that, too.
+    """
+
+    def __init__(self, *, reload: bool = False) -> None:
         self._signal = 0
+        self._reload = reload
+        self._reload_asked = False
         self._at_once = False
         self._callback: Callable[[], None] | None = None
         self._before: dict[int, Any] = {}
@@ -33,6 +39,8 @@ class Stop:
         self._wakeup_before = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
+        if self._reload:
+            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_reload)
         return self
 
     def __exit__(
@@ -52,6 +60,14 @@ class Stop:
         if again or self._at_once:
             raise KeyboardInterrupt
 
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        self._reload_asked = True
+
+    def take_reload(self) -> bool:
+        """Whether SIGHUP came since this was asked last."""
+        asked, self._reload_asked = self._reload_asked, False
+        return asked
+
     def __bool__(self) -> bool:
         return self._signal != 0
 
@@ -68,6 +84,9 @@ class Stop:
     def wait(self, seconds: float) -> None:
         """Sleep, at most until a signal comes."""
         select.select([self], [], [], seconds)
+        if self._reload and not self:  # what SIGHUP left in the pipe would end the next wait, too
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._read_end, 4096)
 
     @property
     def exit_code(self) -> int:

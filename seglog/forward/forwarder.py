@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from seglog import options
 from seglog.clock import Clock, SystemClock
 from seglog.errors import DeadLetterWriteFailed, InvalidOption, LogClosed
 from seglog.forward.backoff import Backoff
+from seglog.forward.bounds import Bounds
 from seglog.forward.sinks.base import Sink, SinkError, Verdict
 from seglog.model import Message
 
@@ -37,6 +39,8 @@ class Source(Protocol):
     def nack(self, *messages: Message[Any], delay: float | None = None) -> None: ...
 
     def refuse(self, *messages: Message[Any], detail: str = "") -> None: ...
+
+    def unacked(self) -> Iterator[Message[Any]]: ...
 
     def __len__(self) -> int: ...
 
@@ -65,6 +69,9 @@ class Forwarder:
         max_refused: refusals of single records in a row that end in the dead-letter queue. After that many it is
             taken for a fault of the configuration, and everything is kept.
         patience: seconds without any progress after which `run` raises `SinkError`; None: never.
+        batch_file: a file for this consumer alone, for sinks with `same_batches`: what a batch holds is made durable in
+            it before the batch is sent (one sync), and the next forwarder sends that batch as it was. None: after a
+            kill, the records may come in other batches. Its directory must be there.
         clock: where time and jitter come from.
 
     Raises:
@@ -81,6 +88,7 @@ class Forwarder:
         linger: float = 0.2,
         max_refused: int = 10,
         patience: float | None = None,
+        batch_file: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
     ) -> None:
         options.whole("batch_records", batch_records, 1, 1_000_000)
@@ -101,6 +109,8 @@ class Forwarder:
         self._patience = None if patience is None else options.seconds("patience", patience)
         self._clock = SystemClock() if clock is None else clock
         self._backoff = Backoff(self._clock)
+        self._batch_file = batch_file if getattr(sink, "same_batches", False) else None
+        self._bounds: Bounds | None = None
         self._parts: deque[Batch] = deque()  # in hand: received, neither confirmed nor refused, in order
         self._stopped = False
         self._attached = False
@@ -108,7 +118,9 @@ class Forwarder:
         self._resume_point: int | None = None
         self._refused_in_a_row = 0
         self._failing_since: float | None = None
-        self._told: object = None  # the trouble that was logged last; each is logged once, not at every try
+        self._alive_at = self._clock.monotonic()
+        # The trouble that was logged last; each is logged once, not at every try.
+        self._told: tuple[Verdict, type[Exception], str] | None = None
         self._sent_records = self._sent_batches = self._refused_records = self._failures = 0
 
     def stop(self) -> None:
@@ -121,6 +133,11 @@ class Forwarder:
     def stats(self) -> ForwardStats:
         return ForwardStats(self._sent_records, self._sent_batches, self._refused_records, self._failures)
 
+    def pulse(self) -> tuple[float, str | None]:
+        """The last sign of life, in monotonic seconds (none comes while a send hangs), and the trouble, if any."""
+        trouble = None if self._failing_since is None else self._told
+        return self._alive_at, trouble and (trouble[2] or trouble[1].__name__)
+
     def run(self, once: bool = False) -> None:
         """Forward until `stop()`; with `once`, until nothing is left to receive.
 
@@ -131,6 +148,7 @@ class Forwarder:
             SeglogError: the consumer's own errors (closed, storage); nothing is lost.
         """
         try:
+            self._take_up()
             while not self._stopped:
                 if not self._parts:
                     self._collect(wait=not once)
@@ -139,7 +157,24 @@ class Forwarder:
                 elif once:
                     return
         finally:
-            self._give_back()
+            try:
+                self._give_back()
+            finally:
+                self._close_bounds()
+
+    def _take_up(self) -> None:
+        """The batch that was under way when the forwarder before ended goes first, as it was."""
+        if self._batch_file is None or self._stopped:
+            return
+        self._bounds = Bounds.at(self._batch_file)
+        batch = self._bounds.unsettled(self._consumer)
+        if batch:
+            self._parts.append(batch)
+
+    def _close_bounds(self) -> None:
+        bounds, self._bounds = self._bounds, None
+        if bounds is not None:
+            bounds.close()
 
     def _collect(self, *, wait: bool) -> None:
         """Receive the next batch into hand, if there is anything; with `wait`, let it fill for a while."""
@@ -163,14 +198,18 @@ class Forwarder:
                 batch += more
 
     def _receive(self, limit: int, max_bytes: int, timeout: float) -> Batch:
+        self._alive_at = self._clock.monotonic()
         return self._consumer.receive_many(limit, timeout=timeout, max_bytes=max_bytes)
 
     def _deliver(self) -> None:
         """Send the first part in hand, once, and do what follows from the outcome."""
         part = self._parts[0]
+        self._alive_at = self._clock.monotonic()
         try:
             fresh = self._not_yet_there(part)
             if fresh:
+                if self._bounds is not None:
+                    self._bounds.note(fresh)
                 self._send(fresh)
         except Exception as error:
             self._failures += 1
@@ -203,16 +242,24 @@ class Forwarder:
 
     def _on_failure(self, part: Batch, error: Exception) -> None:
         verdict = self._classify(error)
-        if verdict is Verdict.REFUSED and len(part) > 1:
+        named: Sequence[Message[Any]] = ()  # as refused by the sink, which will not be asked again
+        if isinstance(error, SinkError):
+            named = error.refused
+            if error.confirmed:
+                self._on_confirmed(error.confirmed)
+        if not part:
+            return
+        if verdict is Verdict.REFUSED and not named and len(part) > 1:
             middle = len(part) // 2
             self._parts.popleft()
             self._parts.extendleft((part[middle:], part[:middle]))
             return
         problem = error
-        if verdict is Verdict.REFUSED:
-            if self._refused_in_a_row < self._max_refused:
+        if verdict is Verdict.REFUSED or named:
+            if (0 if named else self._refused_in_a_row) < self._max_refused:
                 try:
-                    self._set_aside(part[0], error)
+                    self._set_aside(tuple(named or part), error)
+                    self._refused_in_a_row += not named
                     return
                 except DeadLetterWriteFailed as full:
                     problem = full
@@ -220,14 +267,29 @@ class Forwarder:
         self._tell(verdict, problem)
         self._wait(error)
 
-    def _set_aside(self, message: Message[Any], error: Exception) -> None:
-        """The far end will never take this one: it goes to the dead-letter queue, and the others go on."""
-        self._consumer.refuse(message, detail=error.detail if isinstance(error, SinkError) else str(error))
-        self._parts.popleft()
-        self._refused_records += 1
-        self._refused_in_a_row += 1
+    def _on_confirmed(self, messages: Sequence[Message[Any]]) -> None:
+        """The far end has these, though not the whole batch."""
+        self._consumer.ack(*messages)
+        self._out_of_hand(messages)
+        self._sent_records += len(messages)
+        self._refused_in_a_row = 0
+
+    def _set_aside(self, messages: Sequence[Message[Any]], error: Exception) -> None:
+        """The far end will never take these: they go to the dead-letter queue, and the others go on."""
+        self._consumer.refuse(*messages, detail=error.detail if isinstance(error, SinkError) else str(error))
+        self._out_of_hand(messages)
+        self._refused_records += len(messages)
+        which = messages[0].id if len(messages) == 1 else f"{messages[0].id} and {len(messages) - 1} more"
+        _logger.warning("refused, and kept as a dead letter: %s: %s", which, error)
+
+    def _out_of_hand(self, messages: Sequence[Message[Any]]) -> None:
+        """These, of the first part, are settled."""
+        settled = {message.offset for message in messages}
+        part = self._parts[0]
+        part[:] = [message for message in part if message.offset not in settled]
+        if not part:
+            self._parts.popleft()
         self._on_progress()
-        _logger.warning("refused, and kept as a dead letter: %s: %s", message.id, error)
 
     def _on_progress(self) -> None:
         self._backoff.reset()
@@ -258,6 +320,7 @@ class Forwarder:
         if self._patience is not None and now + delay > self._failing_since + self._patience:
             raise SinkError(f"nothing could be forwarded for {self._patience:g} s: {error}") from error
         while delay > 0 and not self._stopped:
+            self._alive_at = self._clock.monotonic()
             nap = min(delay, _SLICE_SECONDS)
             self._clock.sleep(nap)
             delay -= nap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import json
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 import seglog
 from seglog.cli import exit_codes
@@ -23,6 +25,9 @@ class Collector(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.bodies: list[bytes] = []
         self.tokens: list[str | None] = []
+        self.headers: list[dict[str, str | None]] = []
+        self.silent_at = 0  # the number of the request that is kept and never answered
+        self.gone = threading.Event()  # whoever waits for that answer in vain is no longer there
         self.status = 204
 
     @property
@@ -39,7 +44,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.tokens.append(self.headers["Authorization"])
+        self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         self.server.bodies.append(body)
+        if len(self.server.bodies) == self.server.silent_at:
+            self.server.gone.wait(TIMEOUT)
+            return
         self.send_response(self.server.status)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -84,6 +93,43 @@ def test_once_to_a_collector(cli: Cli, log: Path, collector: Collector) -> None:
     assert [json.loads(line)["payload"] for line in collector.lines()] == [str(number) for number in range(10)]
     assert len(collector.bodies) == 4
     assert set(collector.tokens) == {"Bearer T"}
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_p5_after_a_kill_the_same_batch_comes_again_byte_for_byte(
+    cli: Cli, tmp_path: Path, collector: Collector, encoding: str
+) -> None:
+    """The collector has the batch, its answer is lost with the forwarder, and there are more records by then."""
+    options = ("--batch-records", "20", "--linger", "0", "--format", "envelope", "--content-encoding", encoding)
+    collector.silent_at = 2
+    with seglog.open(tmp_path / "log") as log:
+        log.append_many([b"%d" % number for number in range(30)])
+        process = cli.start("forward", tmp_path / "log", "--to", collector.url, *options)
+        wait_until(lambda: len(collector.bodies) == 2)
+        process.send_signal(signal.SIGKILL)
+        assert cli.end(process)[0] == -signal.SIGKILL
+        collector.gone.set()
+        log.append_many([b"%d" % number for number in range(30, 60)])
+        again = cli("forward", tmp_path / "log", "--to", collector.url, "--once", *options)
+        assert again.returncode == exit_codes.OK
+        log_id = log.id
+        assert seglog.verify(tmp_path / "log").warnings == ()
+    keys = [headers["idempotency-key"] for headers in collector.headers]
+    expected = ("0-19", "20-29", "20-29", "30-49", "50-59")
+    assert keys == [f"{log_id}:{offsets}" for offsets in expected]
+    assert collector.bodies[2] == collector.bodies[1]
+    once = dict(zip(keys, collector.bodies, strict=True)).values()  # as a far end does that drops repeats by key
+    lines = [line for body in once for line in (gzip.decompress(body) if encoding == "gzip" else body).splitlines()]
+    assert [json.loads(line)["payload"] for line in lines] == [str(number) for number in range(60)]
+
+
+def test_cloudevents_and_content_encoding(cli: Cli, log: Path, collector: Collector) -> None:
+    options = ("--format", "cloudevents", "--content-encoding", "zstd")
+    assert cli("forward", log, "--to", collector.url, "--once", *options).returncode == exit_codes.OK
+    assert collector.headers[0]["content-type"] == "application/cloudevents-batch+json"
+    assert collector.headers[0]["content-encoding"] == "zstd"
+    events = json.loads(zstandard.ZstdDecompressor().decompress(collector.bodies[0]))
+    assert [event["data"] for event in events] == list(range(10))
 
 
 def test_batch_bytes_counts_payloads(cli: Cli, log: Path, collector: Collector) -> None:
@@ -158,6 +204,9 @@ def test_malformed_urls(cli: Cli, log: Path, url: str) -> None:
         ["--batch-bytes", "x"],
         ["--linger", "-1"],
         ["--format", "xml"],
+        ["--format", "cloudevents"],
+        ["--content-encoding", "br"],
+        ["--content-encoding", "gzip"],
         ["--header", "no colon"],
     ],
     ids=" ".join,

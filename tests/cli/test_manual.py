@@ -209,6 +209,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
             consumer.reject(second, reason="not understood")
     with seglog.open(root / "trial"):
         (root / "acks").touch()
+    (root / "spool.toml").write_text('[[route]]\ndirectory = "spool"\nto = "stdout:"\n')
     for name in ("monday.jsonl", "tuesday.jsonl", "photo.jpg"):
         (root / name).write_text('{"x": 1}\n')
     return root
@@ -252,7 +253,12 @@ def test_an_example_works(example: str, place: Path, collector: str, cli: Cli) -
     )
     cli.processes.append(process)
     until_the_plug = "crashtest" in example and "--check" not in example
-    endless = "--follow" in example or ("forward" in example and "--once" not in example) or until_the_plug
+    endless = (
+        "--follow" in example
+        or "--watch" in example
+        or ("forward" in example and "--once" not in example)
+        or until_the_plug
+    )
     if endless:
         received = Collector.received
         if until_the_plug:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from seglog.errors import DeadLetterWriteFailed
@@ -86,6 +86,9 @@ class FakeConsumer:
         assert delay == 0
         self._done("nack", messages)
         self.ready.extendleft(reversed(messages))
+
+    def unacked(self) -> Iterator[Message[bytes]]:
+        yield from sorted([*self.in_flight.values(), *self.ready], key=lambda one: one.offset)
 
     def _done(self, what: str, messages: Iterable[Message[Any]]) -> None:
         offsets = [one.offset for one in messages]

@@ -19,7 +19,8 @@ from seglog.testing import Operation
 
 SOURCE = Path(seglog.__file__).parent
 SYNCING = ("sync", "datasync", "sync_parents", "confirm", "_sync", "_datasync")
-ELSEWHERE = ("testing", "cli", "demo", "forward")  # doubles, and what calls only the public API
+# Doubles, and what calls only the public API; the sink that writes files has canaries of its own.
+ELSEWHERE = ("testing", "cli", "demo", "forward")
 DOUBLES = ("disk/base.py", "disk/memory.py")
 
 
@@ -40,13 +41,20 @@ def sites() -> dict[str, Site]:
         inside = path.relative_to(SOURCE)
         if inside.parts[0] in ELSEWHERE or inside.as_posix() in DOUBLES:
             continue
-        module = ".".join(inside.with_suffix("").parts)
-        for function, call in _calls(ast.parse(path.read_text()), ""):
-            name = f"{module}.{function} {ast.unparse(call.func)}"
-            number = 2
-            while name in found:
-                name, number = f"{name.split(' #', maxsplit=1)[0]} #{number}", number + 1
-            found[name] = Site(name, str(path), call.lineno, call.end_lineno or call.lineno)
+        found |= sites_in(path)
+    return found
+
+
+def sites_in(path: Path) -> dict[str, Site]:
+    """Those of one module."""
+    found: dict[str, Site] = {}
+    module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    for function, call in _calls(ast.parse(path.read_text()), ""):
+        name = f"{module}.{function} {ast.unparse(call.func)}"
+        number = 2
+        while name in found:
+            name, number = f"{name.split(' #', maxsplit=1)[0]} #{number}", number + 1
+        found[name] = Site(name, str(path), call.lineno, call.end_lineno or call.lineno)
     return found
 
 

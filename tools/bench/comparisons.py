@@ -14,6 +14,7 @@ from statistics import median
 
 import seglog
 from tools.bench.flat import flat
+from tools.bench.forwarding import forwarding
 from tools.bench.peers import BareLoop, Table, checksum_files
 from tools.bench.rounds import Result, by_turns, faster, fastest, spread
 
@@ -39,9 +40,20 @@ class Sizes:
     many_segments: int = 5_000
     kills: int = 15
     drains: int = 3
+    forward_records: int = 5_000
+    forward_rounds: int = 9
 
 
-QUICK = Sizes(rounds=20, verify_batches=30, many=200_000, many_segments=1_000, kills=7, drains=1)
+QUICK = Sizes(
+    rounds=20,
+    verify_batches=30,
+    many=200_000,
+    many_segments=1_000,
+    kills=7,
+    drains=1,
+    forward_records=2_000,
+    forward_rounds=5,
+)
 
 
 def single_appends(root: Path, sizes: Sizes) -> Iterator[Result]:
@@ -261,4 +273,5 @@ COMPARISONS = {
     "verify": verifying,
     "backlog": backlog,
     "flat": flat_costs,
+    "forward": forwarding,
 }

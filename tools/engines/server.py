@@ -37,6 +37,13 @@ class Engine:
         user, password: who may use it, once `protect` was called.
         certificate: PEM files of the certificate and its key, once `encrypt` was called.
         too_large: bytes of a payload that the server never takes, as it is started here.
+        mock: what stands for the server, and how that is away for a while; "" for a real one. A mock forgets all when
+            it dies, knows no users and no TLS.
+        server: whether there is one, which can die, and knows users and TLS.
+        restarted: what a restart of it is, in the table.
+        insecure: why it knows neither users nor TLS; "" if it does.
+        dedupes: whether each record can be there exactly once. Where neither the far end drops repeats nor the sink can
+            ask what is there, it is at least once, and `seglog.id` or the like tells repeats.
         programs, modules: what must be installed to run it; `without` says what is not.
     """
 
@@ -46,6 +53,11 @@ class Engine:
     user = "alice"
     password = "open:sesame/1@2"
     too_large = 0
+    mock = ""
+    restarted = "killed, and started again"
+    insecure = ""
+    dedupes = True
+    server = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -140,6 +152,12 @@ class Engine:
             process.wait(START_SECONDS)
 
     stop = kill
+
+    def restart(self, pause: float) -> None:
+        """Kill it, and start it again after so many seconds."""
+        self.kill()
+        time.sleep(pause)
+        self.start()
 
 
 def free_port() -> int:

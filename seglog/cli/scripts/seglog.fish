@@ -51,7 +51,7 @@ function _shtab_seglog_using
 end
 
 set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' dlq 'dlq list' 'dlq show' 'dlq export' 'dlq replay' 'dlq delete' 'dlq purge' repair demo crashtest completions
-set -g _shtab_seglog_opts_with_value --ack-log --backoff --batch-bytes --batch-records --compression --consumer --delimiter --durability --events --exec --format --from --header --lease --linger --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --retention-age --retention-bytes --segment-bytes --start --to -n -o
+set -g _shtab_seglog_opts_with_value --ack-log --backoff --batch-bytes --batch-records --compression --config --consumer --content-encoding --delimiter --durability --events --exec --format --from --header --interval --lease --linger --listen --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --retention-age --retention-bytes --segment-bytes --start --to -n -o
 
 complete -c seglog -e
 complete -c seglog -f
@@ -92,7 +92,9 @@ complete -c seglog -n '_shtab_seglog_using consume' -l max-attempts -x -d 'when 
 complete -c seglog -n '_shtab_seglog_using consume; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a forward -d 'Sends what the consumer has not handled yet to URL, and goes on until stopped. Waits for a log that is not there yet.'
 complete -c seglog -n '_shtab_seglog_using forward' -s h -l help -d 'show this help message and exit'
-complete -c seglog -n '_shtab_seglog_using forward' -l to -x -d 'where the records go'
+complete -c seglog -n '_shtab_seglog_using forward' -l to -x -d 'where the records go (default: none, it is needed with DIR)'
+complete -c seglog -n '_shtab_seglog_using forward' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'instead of DIR and --to: forward what FILE says, many logs at once (default: none)'
+complete -c seglog -n '_shtab_seglog_using forward' -l check -d 'only check FILE, and print its routes'
 complete -c seglog -n '_shtab_seglog_using forward' -l consumer -x -d 'whose position to use (default: forward)'
 complete -c seglog -n '_shtab_seglog_using forward' -l once -d 'stop when everything is forwarded'
 complete -c seglog -n '_shtab_seglog_using forward' -l patience -x -d 'give up (exit code 3, nothing is lost) after S seconds without progress (default: never; with --once 10)'
@@ -100,12 +102,17 @@ complete -c seglog -n '_shtab_seglog_using forward' -l batch-records -x -d 'reco
 complete -c seglog -n '_shtab_seglog_using forward' -l batch-bytes -x -d 'payload bytes in one send, like 1MiB (default: 1MiB)'
 complete -c seglog -n '_shtab_seglog_using forward' -l linger -x -d 'seconds to wait for a batch to fill (default: 0.2)'
 complete -c seglog -n '_shtab_seglog_using forward' -l max-refused -x -d 'after N refused records in a row nothing more is dead-lettered: that is no fault of the records (default: 10)'
-complete -c seglog -n '_shtab_seglog_using forward' -l format -xka "lines envelope" -d 'lines: payloads as they are, one per line; envelope: a JSON object per line, for binary or multi-line payloads (default: lines)'
-complete -c seglog -n '_shtab_seglog_using forward' -l header -x -d 'a further request header, HTTP only; may be given several times'
+complete -c seglog -n '_shtab_seglog_using forward' -l format -xka "lines envelope cloudevents" -d 'where the far end has no fields of its own: lines: payloads as they are, one per line; envelope: a JSON object per line, for binary or multi-line payloads; cloudevents: a JSON array of CloudEvents, HTTP only (default: lines)'
+complete -c seglog -n '_shtab_seglog_using forward' -l header -x -d 'a further request header, HTTP and OTLP only; may be given several times'
+complete -c seglog -n '_shtab_seglog_using forward' -l content-encoding -xka "identity gzip zstd" -d 'how request bodies are compressed, HTTP and OTLP only (default: identity, which is not at all; for OTLP gzip)'
+complete -c seglog -n '_shtab_seglog_using forward' -l listen -x -d 'answer /healthz, /readyz and, with pip install '"'"'seglog[metrics]'"'"', /metrics over HTTP; without HOST only on this machine, with port 0 on one that is free (default: none)'
 complete -c seglog -n '_shtab_seglog_using forward; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a stat -d 'Shows what a log holds and where its consumers stand. Reads only; beside a live writer, too.'
 complete -c seglog -n '_shtab_seglog_using stat' -s h -l help -d 'show this help message and exit'
 complete -c seglog -n '_shtab_seglog_using stat' -l json -d 'one object; sizes in bytes, ages in seconds'
+complete -c seglog -n '_shtab_seglog_using stat' -l watch -d 'again and again, with rates, until stopped'
+complete -c seglog -n '_shtab_seglog_using stat' -l prometheus -d 'in Prometheus'"'"' text format, for a textfile collector (needs: pip install '"'"'seglog[metrics]'"'"')'
+complete -c seglog -n '_shtab_seglog_using stat' -l interval -x -d 'seconds from one look to the next, with --watch (default: 1)'
 complete -c seglog -n '_shtab_seglog_using stat; and test $_shtab_seglog_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the log directory'
 complete -c seglog -n '_shtab_seglog_using; and test $_shtab_seglog_npos -eq 0' -a verify -d 'Reads every byte of a log and says what is damaged, missing or suspect. Changes nothing; safe beside a live writer.'
 complete -c seglog -n '_shtab_seglog_using verify' -s h -l help -d 'show this help message and exit'

@@ -252,7 +252,9 @@ _shtab_seglog_dlq_show_defaults_added=0
 
 _shtab_seglog_forward_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--to[where the records go]:URL:"
+  "--to[where the records go (default\: none, it is needed with DIR)]:URL:"
+  "--config[instead of DIR and --to\: forward what FILE says, many logs at once (default\: none)]:FILE:_files"
+  "--check[only check FILE, and print its routes]"
   "--consumer[whose position to use (default\: forward)]:NAME:"
   "--once[stop when everything is forwarded]"
   "--patience[give up (exit code 3, nothing is lost) after S seconds without progress (default\: never\; with --once 10)]:S:"
@@ -260,8 +262,10 @@ _shtab_seglog_forward_options=(
   "--batch-bytes[payload bytes in one send, like 1MiB (default\: 1MiB)]:SIZE:"
   "--linger[seconds to wait for a batch to fill (default\: 0.2)]:S:"
   "--max-refused[after N refused records in a row nothing more is dead-lettered\: that is no fault of the records (default\: 10)]:N:"
-  "--format[lines\: payloads as they are, one per line\; envelope\: a JSON object per line, for binary or multi-line payloads (default\: lines)]:format:(lines envelope)"
-  "*--header[a further request header, HTTP only\; may be given several times]:'K: V':"
+  "--format[where the far end has no fields of its own\: lines\: payloads as they are, one per line\; envelope\: a JSON object per line, for binary or multi-line payloads\; cloudevents\: a JSON array of CloudEvents, HTTP only (default\: lines)]:format:(lines envelope cloudevents)"
+  "*--header[a further request header, HTTP and OTLP only\; may be given several times]:'K: V':"
+  "--content-encoding[how request bodies are compressed, HTTP and OTLP only (default\: identity, which is not at all\; for OTLP gzip)]:content_encoding:(identity gzip zstd)"
+  "--listen[answer \/healthz, \/readyz and, with pip install \'seglog\[metrics\]\', \/metrics over HTTP\; without HOST only on this machine, with port 0 on one that is free (default\: none)]:[HOST:]PORT:"
   ":the log directory:_files -/"
 )
 
@@ -304,6 +308,9 @@ _shtab_seglog_repair_defaults_added=0
 _shtab_seglog_stat_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--json[one object\; sizes in bytes, ages in seconds]"
+  "--watch[again and again, with rates, until stopped]"
+  "--prometheus[in Prometheus\' text format, for a textfile collector (needs\: pip install \'seglog\[metrics\]\')]"
+  "--interval[seconds from one look to the next, with --watch (default\: 1)]:S:"
   ":the log directory:_files -/"
 )
 

@@ -25,14 +25,29 @@ class _Place(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
-_HTTP = _Place("http", "HttpSink", ("format", "headers", "timeout", "clock"))
+_HTTP = _Place("http", "HttpSink", ("format", "headers", "encoding", "timeout", "clock"))
+_OTLP = _Place("otlp", "OtlpSink", ("headers", "encoding", "timeout", "clock"))
 _REDIS = _Place("redis", "RedisSink", ("timeout",))
+_KAFKA = _Place("kafka", "KafkaSink", ("timeout", "clock"))
+_WORDS = {"headers": "request headers", "encoding": "content encoding"}
+_RABBITMQ = _Place("rabbitmq", "RabbitStreamSink", ("timeout",))
+_NATS = _Place("nats", "NatsSink", ("timeout",))
 SINKS = {
     "http": _HTTP,
     "https": _HTTP,
+    "otlp+http": _OTLP,
+    "otlp+https": _OTLP,
     "stdout": _Place("stdout", "StdoutSink", ("format",)),
+    "file": _Place("file", "FileSink", ("format",)),
+    "exec": _Place("exec", "ExecSink", ("format", "timeout")),
     "redis": _REDIS,
     "rediss": _REDIS,
+    "nats": _NATS,
+    "nats+tls": _NATS,
+    "kafka": _KAFKA,
+    "kafka+tls": _KAFKA,
+    "amqp-stream": _RABBITMQ,
+    "amqp-stream+tls": _RABBITMQ,
 }
 
 
@@ -41,6 +56,7 @@ def open_sink(
     *,
     format: str | None = None,
     headers: Mapping[str, str] | None = None,
+    encoding: str | None = None,
     timeout: float = 30.0,
     clock: Clock | None = None,
 ) -> Sink:
@@ -50,8 +66,10 @@ def open_sink(
         url: like `https://host/path` or `redis://host/stream`; README, "Forwarding", has them all.
         format: for sinks whose far end has no fields of its own. "lines" (the default): payloads as they are, one per
             line. "envelope": a JSON object per line, for payloads that are binary or of several lines, with key,
-            headers, offset and id.
-        headers: further request headers (HTTP only).
+            headers, offset and id. "cloudevents" (HTTP only): one JSON array of CloudEvents.
+        headers: further request headers (HTTP and OTLP only).
+        encoding: how request bodies are compressed, "gzip", "zstd" or "identity" (HTTP and OTLP only; by default HTTP
+            is not compressed, and OTLP is, with gzip).
         timeout: seconds for connecting, and for each wait on the far end.
 
     Raises:
@@ -59,10 +77,10 @@ def open_sink(
     """
     scheme = url.partition(":")[0].lower()
     place = SINKS.get(scheme)
-    given: dict[str, Any] = {"format": format, "headers": headers or None}
+    given: dict[str, Any] = {"format": format, "headers": headers or None, "encoding": encoding}
     for name, value in given.items():
         if value is not None and (place is None or name not in place.takes):
-            raise InvalidOption(f"{scheme}: takes no {'request headers' if name == 'headers' else name}")
+            raise InvalidOption(f"{scheme}: takes no {_WORDS.get(name, name)}")
     if place is None:
         return _others(scheme, url)(url)
     options = {**given, "timeout": timeout, "clock": clock}
@@ -79,7 +97,7 @@ def _others(scheme: str, url: str) -> Callable[[str], Sink]:
         raise InvalidOption(f"no sink for {_scheme_only(url)!r}: there are {known} and what other packages add")
     try:
         made: Callable[[str], Sink] = found[0].load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # no such module; no such name in it
         raise InvalidOption(f"the sink for {scheme}: of {found[0].value!r} cannot be imported: {error}") from error
     return made
 

@@ -51,13 +51,14 @@ class Address:
         return context
 
 
-def parse(url: str, *, port: int, target: str, known: Collection[str] = ()) -> Address:
+def parse(url: str, *, port: int, target: str, default: str = "", known: Collection[str] = ()) -> Address:
     """Take a URL apart.
 
     Args:
         url: as the user wrote it.
         port: where the engine listens by default.
         target: what the path names, in words for messages ("a stream").
+        default: what takes the records where the URL has no path; "": it must have one.
         known: options of this sink, beside COMMON.
 
     Raises:
@@ -71,7 +72,7 @@ def parse(url: str, *, port: int, target: str, known: Collection[str] = ()) -> A
         pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise InvalidOption(f"the URL is malformed: expected {_shape(url, target)}") from None
-    path = urllib.parse.unquote(parts.path.removeprefix("/"))
+    path = urllib.parse.unquote(parts.path.removeprefix("/")) or default
     if not parts.hostname or not path or parts.fragment or given == 0:
         raise InvalidOption(f"the URL needs a host and {target}: expected {_shape(url, target)}")
     options = dict(pairs)

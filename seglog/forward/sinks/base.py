@@ -9,6 +9,8 @@ A sink is anything with `send(batch)`; a plain function will do. Beside `send` i
   that failed: what became of that, only the far end knows.
 - `classify(error) -> Verdict` for errors of its own that are no `SinkError`. It may raise the error instead of
   answering: then there is no point in going on, and `Forwarder.run` ends with that error.
+- `same_batches = True`: the far end drops repeats by a key of the batch, so a batch of which nobody knows whether it
+  arrived must come again as it was, even after a kill: see `Forwarder`, `batch_file`.
 - `close()`, which gives connections back. Whoever made the sink calls it.
 """
 
@@ -31,13 +33,18 @@ class Verdict(enum.Enum):
 
 
 class SinkError(SeglogError):
-    """The far end did not confirm the batch.
+    """The far end did not confirm the batch, or not all of it.
+
+    What is neither in `confirmed` nor in `refused` is not known to be there: the verdict is about that.
 
     Attributes:
         verdict: what that means for the records.
         retry_after: seconds that the far end asked to be left alone, or None.
         detail: more than the message, for the dead letter of a refused record; it may quote the far end's answer,
             which may quote the payload, so it is never logged.
+        confirmed: records of the batch that the far end has. They are acknowledged.
+        refused: records of the batch that must not be sent again. They go to the dead-letter queue as they are, and
+            `max_refused` does not count them: nothing is found out by halving or by waiting.
     """
 
     def __init__(
@@ -47,11 +54,15 @@ class SinkError(SeglogError):
         verdict: Verdict = Verdict.RETRY,
         retry_after: float | None = None,
         detail: str | None = None,
+        confirmed: Sequence[Message[Any]] = (),
+        refused: Sequence[Message[Any]] = (),
     ) -> None:
         super().__init__(message)
         self.verdict = verdict
         self.retry_after = retry_after
         self.detail = message if detail is None else detail
+        self.confirmed = confirmed
+        self.refused = refused
 
 
 class Sink(Protocol):
@@ -60,8 +71,9 @@ class Sink(Protocol):
     def send(self, batch: Sequence[Message[Any]], /) -> object:
         """Returning confirms the whole batch: every record of it is the far end's from now on.
 
-        Raising anything means that none of it is known to be there; it will be sent again. What is returned is
-        not looked at. Must return in bounded time: a stopping forwarder waits for it.
+        Raising anything means that none of it is known to be there, but for what a SinkError says of single
+        records; it will be sent again. What is returned is not looked at. Must return in bounded time: a stopping
+        forwarder waits for it.
         """
         ...
 

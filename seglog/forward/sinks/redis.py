@@ -2,11 +2,12 @@
 
 A record becomes the entry `<offset + 1>-0`, which the server takes once and only behind all that is there, and a batch
 is one MULTI, so it is there as a whole or not at all. Fields: id, time (ms), payload, and key and `header:NAME` where
-the record has them. In the same MULTI the key `<stream>:seglog` becomes the id of the newest record: whose stream it is
-stays known when all its entries are trimmed. One stream takes one log.
+the record has them. In the same MULTI the key `{<stream>}:seglog` becomes `<log id>:<offset> <entry>`: the last record,
+so that whose stream it is stays known when all its entries are trimmed, and where its batch begins. One stream takes
+one log.
 
 A message that was delayed comes when others have passed it. It gets the next id behind the newest entry; after a send
-whose outcome is unknown it is looked for among those.
+whose outcome is unknown it is looked for in the batch that came last.
 
 Redis answers before its disk has it, unless it runs with `appendonly yes` and `appendfsync always`.
 """
@@ -14,6 +15,7 @@ Redis answers before its disk has it, unless it runs with `appendonly yes` and `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from seglog.forward.sinks import address
@@ -23,7 +25,6 @@ from seglog.model import Message
 if TYPE_CHECKING:
     from redis import Redis
 
-_LATE_MAX = 10_000  # entries behind one offset that are looked through for a message that was delayed
 _VALUE_MAX = 512 << 20  # what a server takes that nobody told otherwise
 _SMALLER = "equal or smaller"  # how the server says that it has this entry, or one behind it
 _MENDED_BY_SOMEBODY = ("WRONGTYPE", "NOAUTH", "NOPERM", "WRONGPASS", "ERR invalid password", "ERR Client sent AUTH")
@@ -68,7 +69,7 @@ class RedisSink:
         self._log_id = ""
         self._newest = (0, 0)
         self._value_max = _VALUE_MAX
-        self._late: set[str] = set()  # identities among the entries behind the newest offset
+        self._late: set[str] = set()  # what the batch that came last holds, since the far end was asked
 
     def attach(self, log_id: str) -> None:
         self._log_id = log_id
@@ -85,32 +86,34 @@ class RedisSink:
             return None
         last: Any = self._client.xinfo_stream(self._stream)["last-generated-id"]
         self._newest = _numbers(last)
-        if self._newest > (0, 0) and _text(owner or b"").rpartition(":")[0] != self._log_id:
+        newest, _, first = _text(owner or b"").partition(" ")
+        if self._newest > (0, 0) and newest.rpartition(":")[0] != self._log_id:
             raise SinkError(
                 f"{self._at.name}: the stream has entries that are not of this log, and one stream takes one log",
                 verdict=Verdict.CONFIGURATION,
             )
-        offset = self._newest[0]
-        entries: Any = self._client.xrange(self._stream, f"{offset}-1", f"{offset}", count=_LATE_MAX)
+        entries: Any = self._client.xrange(self._stream, first) if first else []
         self._late = {_text(fields[b"id"]) for _, fields in entries if b"id" in fields}
-        return offset
+        return self._newest[0]
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
         """One MULTI. What the server says it has is confirmed as well: another forwarder of this log was faster."""
-        for message in batch:
-            if max(map(len, (message.payload, message.key or b"", *message.headers.values()))) > self._value_max:
-                what = f"{message.id} has more than the {self._value_max} bytes that the server takes"
-                raise SinkError(what, verdict=Verdict.REFUSED)
         newest, ids = self._newest, list[tuple[int, int]]()
         with self._pipeline() as pipeline:
             for message in batch:
-                if message.id not in self._late:
-                    newest = max((message.offset + 1, 0), (newest[0], newest[1] + 1))
+                fields = _fields(message)
+                if max(map(len, fields.values())) > self._value_max:
+                    what = f"{message.id} has more than the {self._value_max} bytes that the server takes"
+                    raise SinkError(what, verdict=Verdict.REFUSED)
+                if fields["id"] not in self._late:
+                    offset = message.offset + 1
+                    newest = (offset, 0) if offset > newest[0] else (newest[0], newest[1] + 1)
                     ids.append(newest)
-                    pipeline.xadd(self._stream, _fields(message), id=f"{newest[0]}-{newest[1]}")
-            pipeline.set(self._owner, batch[-1].id)
-            answers = pipeline.execute(raise_on_error=False)
-        for (_, late), answer in zip([*ids, (0, 0)], answers, strict=True):
+                    pipeline.execute_command("XADD", self._stream, f"{newest[0]}-{newest[1]}", *chain(*fields.items()))
+            if ids:
+                pipeline.set(self._owner, f"{batch[-1].id} {ids[0][0]}-{ids[0][1]}")
+            answers = pipeline.execute(raise_on_error=False) if ids else []
+        for (_, late), answer in zip([*ids, (0, 0)], answers, strict=bool(ids)):
             if isinstance(answer, Exception) and (late or _SMALLER not in str(answer)):
                 raise answer  # a late one that came too late for its id is not there
         self._newest = newest
@@ -140,12 +143,13 @@ class RedisSink:
         return self._client.pipeline(transaction=True)
 
 
-def _fields(message: Message[Any]) -> dict[str | bytes, Any]:
-    fields: dict[str | bytes, Any] = {"id": message.id, "time": message.time_ns // 1_000_000}
+def _fields(message: Message[Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"id": message.id, "time": str(message.time_ns // 1_000_000)}
     if message.key is not None:
         fields["key"] = message.key
     fields.update((f"header:{name}", value) for name, value in message.headers.items())
-    return {**fields, "payload": message.payload}
+    fields["payload"] = message.payload
+    return fields
 
 
 def _numbers(id: bytes | str) -> tuple[int, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -38,12 +40,13 @@ class Collector:
         self.accepted: list[bytes] = []
         self.connections = 0
         self.port = 0
+        self.certificate: tuple[Path, Path] | None = None  # with it, from the next start on, it speaks TLS alone
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/ingest"
+        return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}/ingest"
 
     def handle(self, request: Request) -> Answer:
         self.requests.append(request)
@@ -56,6 +59,11 @@ class Collector:
         """Come (back) on the same port."""
         self._server = _Server(("127.0.0.1", self.port), _handler(self))
         self.port = self._server.server_address[1]
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*self.certificate)
+            listening = self._server.socket
+            self._server.socket = context.wrap_socket(listening, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 

@@ -214,6 +214,66 @@ def test_with_max_refused_0_nothing_is_ever_dead_lettered(clock: FakeClock) -> N
     assert consumer.journal == [("nack", [0])]
 
 
+def test_what_a_sink_confirms_of_a_batch_that_failed_is_not_sent_again(clock: FakeClock) -> None:
+    batch = [message(offset) for offset in range(6)]
+    half_done = SinkError("HTTP 503", confirmed=batch[:2])
+    poisoned = SinkError("HTTP 400", verdict=Verdict.REFUSED, confirmed=batch[2:3])
+    consumer, far_end = FakeConsumer(batch, clock), FarEnd(half_done, poisoned, poison=frozenset({3}))
+    forwarder = Forwarder(consumer, far_end, clock=clock)
+    forwarder.run(once=True)
+    assert far_end.seen[:3] == [[0, 1, 2, 3, 4, 5], [2, 3, 4, 5], [3]]
+    assert consumer.acked() == [0, 1, 2, 4, 5]
+    assert list(consumer.dead) == [3]
+    assert (forwarder.stats().sent_records, forwarder.stats().refused_records) == (5, 1)
+
+
+def test_a_record_confirmed_between_refusals_starts_the_count_again(clock: FakeClock) -> None:
+    batch = [message(offset) for offset in range(4)]
+    refused = SinkError("HTTP 400", verdict=Verdict.REFUSED)
+    far_end = FarEnd(refused, refused, SinkError("late", confirmed=batch[1:2]), refused, refused)
+    consumer = FakeConsumer(batch, clock)
+    Forwarder(consumer, far_end, batch_records=2, max_refused=1, patience=60, clock=clock).run(once=True)
+    assert list(consumer.dead) == [0, 2]
+    assert consumer.acked() == [1, 3]
+
+
+def test_a_batch_that_is_confirmed_as_a_whole_by_its_error_is_done(clock: FakeClock) -> None:
+    batch = [message(0), message(1)]
+    consumer, far_end = FakeConsumer([*batch, message(2)], clock), FarEnd(SinkError("late", confirmed=batch))
+    Forwarder(consumer, far_end, batch_records=2, clock=clock).run(once=True)
+    assert far_end.seen == [[0, 1], [2]]
+    assert clock.slept == []
+
+
+def test_what_a_sink_names_as_refused_is_a_dead_letter_without_halving_or_counting(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = [message(offset) for offset in range(6)]
+    error = SinkError("4 of 6", verdict=Verdict.REFUSED, detail="bad", confirmed=batch[:1], refused=batch[1:5])
+    consumer, far_end = FakeConsumer(batch, clock), FarEnd(error, poison=frozenset({5}))
+    forwarder = Forwarder(consumer, far_end, max_refused=1, patience=60, clock=clock)
+    forwarder.run(once=True)
+    assert far_end.seen == [[0, 1, 2, 3, 4, 5], [5]]
+    assert consumer.journal == [("ack", [0]), ("refuse", [1, 2, 3, 4]), ("refuse", [5])]
+    assert consumer.dead == {**dict.fromkeys(range(1, 5), "bad"), 5: "no such field: x"}
+    assert forwarder.stats().refused_records == 5
+    assert f"{LOG_ID}:1 and 3 more" in caplog.text
+
+
+@pytest.mark.parametrize(("max_refused", "full"), [(0, False), (10, True)])
+def test_what_a_sink_names_as_refused_is_kept_where_no_dead_letter_may_be_made(
+    clock: FakeClock, max_refused: int, full: bool
+) -> None:
+    batch = [message(offset) for offset in range(3)]
+    error = SinkError("1 of 3", verdict=Verdict.REFUSED, refused=batch)
+    consumer, far_end = FakeConsumer(batch, clock), FarEnd(*[error] * 1000)
+    consumer.dead_letters_full = full
+    with pytest.raises(SinkError):
+        Forwarder(consumer, far_end, max_refused=max_refused, patience=60, clock=clock).run(once=True)
+    assert consumer.dead == {}
+    assert consumer.journal == [("nack", [0, 1, 2])]
+
+
 def test_f75_a_full_dead_letter_queue_keeps_the_record(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     consumer, far_end = FakeConsumer([b"x"] * 3, clock), FarEnd(poison=frozenset({1}))
     consumer.dead_letters_full = True

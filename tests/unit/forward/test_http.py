@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import gzip
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import zstandard
 
 from seglog.errors import InvalidOption
 from seglog.forward import Forwarder, SinkError, Verdict, open_sink
@@ -101,6 +103,58 @@ def test_the_envelope_carries_any_record(collector: Collector, make_sink: Any) -
             "payload_base64": "/wA=",
         },
     ]
+
+
+OTHERS = '{"headers":{"Trace":"abc","ce-id":"mine"},"headers_base64":{"raw":"/w=="}}'
+
+
+def test_cloudevents_carry_any_record(collector: Collector, make_sink: Any) -> None:
+    sent = [
+        message(7, b'{"n": 1.10,  "n":2}', key=b"k", headers={"ce-type": b"com.example.n", "ce-subject": "ü".encode()}),
+        message(8, "two\nlines ü".encode(), headers={"Trace": b"abc", "raw": b"\xff", "ce-id": b"mine"}),
+        message(9, b"\xff\x00", key=b"\xfe", headers={"content-type": b"image/png"}),
+        message(10, b"[1]", headers={"content-type": b"text/csv"}),
+        message(11, b"no json", headers={"content-type": b"application/geo+json; charset=utf-8"}),
+        message(12, b"NaN"),
+        message(13, b""),
+    ]
+    make_sink(collector.url, format="cloudevents").send(sent)
+    (request,) = collector.requests
+    assert request.headers["content-type"] == "application/cloudevents-batch+json"
+    assert request.headers["idempotency-key"] == f"{LOG_ID}:7-13"
+    common = {"specversion": "1.0", "source": f"urn:uuid:{LOG_ID}", "time": "2023-11-14T22:13:20.000000000Z"}
+    expected = [
+        {"type": "com.example.n", "subject": "ü", "partitionkey": "k", "datacontenttype": "application/json"},
+        {
+            "headers": '{"headers":{"Trace":"abc","ce-id":"mine"},"headers_base64":{"raw":"/w=="}}',
+            "data": "two\nlines ü",
+        },
+        {"partitionkeybase64": "/g==", "datacontenttype": "image/png", "data_base64": "/wA="},
+        {"datacontenttype": "text/csv", "data": "[1]"},
+        {"datacontenttype": "application/geo+json; charset=utf-8", "data_base64": "bm8ganNvbg=="},
+        {"data": "NaN"},
+        {"data": ""},
+    ]
+    expected[0]["data"] = {"n": 2}  # type: ignore[assignment]  # the only one that is no text
+    others = {"type": "seglog.record", "datacontenttype": "text/plain"}
+    events = json.loads(request.body)
+    assert events == [
+        {**common, **others, "id": str(one.offset), **event} for one, event in zip(sent, expected, strict=True)
+    ]
+    assert b'"data":{"n": 1.10,  "n":2}}' in request.body  # byte for byte as it was appended
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
+def test_a_compressed_request_is_the_same_bytes_when_it_is_sent_again(
+    collector: Collector, clock: FakeClock, make_sink: Any, encoding: str
+) -> None:
+    collector.answer = lambda request: Answer(503 if len(collector.requests) == 1 else 200)
+    forward(FakeConsumer(LINES, clock), make_sink(collector.url, encoding=encoding))
+    first, second = collector.requests
+    assert first.body == second.body
+    assert first.headers.get("content-encoding", "identity") == encoding
+    read: dict[str, Any] = {"gzip": gzip.decompress, "zstd": zstandard.ZstdDecompressor().decompress}
+    assert read.get(encoding, bytes)(first.body) == b"".join(line + b"\n" for line in LINES)
 
 
 def test_a_payload_with_a_newline_is_kept_and_what_is_before_it_arrives(
@@ -388,6 +442,7 @@ def test_request_headers(collector: Collector, make_sink: Any) -> None:
         {"Content-Length": "5"},
         {"transfer-encoding": "chunked"},
         {"Idempotency-Key": "mine"},
+        {"Content-Encoding": "br"},
     ],
 )
 def test_request_headers_that_cannot_be_meant(headers: dict[str, str]) -> None:

@@ -1,0 +1,419 @@
+"""`kafka://` and `kafka+tls://`: one partition of a topic. Needs the extra `kafka` (confluent-kafka).
+
+A record keeps its payload, key, headers and time (ms), and gets the header `seglog-id`: `log_id:offset`. One partition
+takes one log, so the newest record there says how far it got. A message that was delayed comes when others have passed
+it: it also gets `seglog-newest`, the highest offset before it, so that the newest record still says it.
+
+Nothing arrives twice or out of order, nor is anything left out:
+
+- The producer is idempotent: it repeats a request that was not answered, and the broker knows it again. That holds for
+  this one producer, so a send without an answer is waited for, with the producer that sent it, before anything else is
+  done. Only then the partition is read. A new producer could write again what an old connection still carries.
+- Messages never time out inside the producer, one request is under way at a time, and the first that is refused for
+  good ends the producer (`enable.gapless.guarantee`): what stood behind a hole would hide it from the read-back.
+
+What no producer can know: a process that dies with a request under way leaves it to the network. If the broker answers
+the next process's question first and takes that request afterwards, its records are there twice, with the same id.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from seglog import options
+from seglog.clock import Clock, SystemClock
+from seglog.errors import InvalidOption
+from seglog.forward.sinks import address, kafka_settings
+from seglog.forward.sinks.base import SinkError, Verdict, missing
+from seglog.model import Message
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError
+
+_logger = logging.getLogger("seglog")
+
+ID = "seglog-id"
+NEWEST = "seglog-newest"
+
+_LATE_MAX = 10_000  # newest records that are looked through for a message that was delayed
+_BYTES_MAX = 100_000_000  # a broker hangs up without a word on requests above its socket.request.max.bytes, 100 MiB
+_HEADER_BYTES = 16  # what the lengths of one header take, at most
+_SLICE_SECONDS = 0.1
+_ASK_SECONDS = 1.0
+
+_REFUSED = frozenset(("MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "INVALID_TIMESTAMP"))
+_CONFIGURATION = frozenset((
+    *("_AUTHENTICATION", "_SSL", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_UNSUPPORTED_FEATURE", "_INVALID_ARG"),
+    *("UNKNOWN_TOPIC_OR_PART", "TOPIC_EXCEPTION", "POLICY_VIOLATION", "UNSUPPORTED_FOR_MESSAGE_FORMAT"),
+    *("TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED", "SECURITY_DISABLED"),
+    *("SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE"),
+))  # fmt: skip
+# What befalls messages because of another one, whose error tells more.
+_AFTERMATH = frozenset(("_FATAL", "_GAPLESS_GUARANTEE", "_PURGE_QUEUE", "_PURGE_INFLIGHT"))
+# Reading a partition by its number needs no group, but the library asks for one.
+_OF_THE_GROUP = frozenset(("GROUP_AUTHORIZATION_FAILED", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS"))
+_CUT = ("Disconnected", "transport error", "unexpected eof")
+
+
+class KafkaSink:
+    """Adds batches to one partition. See `seglog.forward.open_sink`.
+
+    Options of the URL: `partition` (0); `brokers`, more of them to begin with, `host[:port]` with commas; `sasl`, the
+    mechanism, PLAIN unless SCRAM-SHA-256 or SCRAM-SHA-512 is said; `max_bytes`, the largest record that is sent. Those
+    of every engine are in address.py. The topic must be there.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 30.0, clock: Clock | None = None) -> None:
+        options.number("timeout", timeout, "seconds", 0.001, 3600.0)
+        self._timeout = timeout
+        self._at = address.parse(url, port=9092, target="a topic", known=("brokers", "max_bytes", "partition", "sasl"))
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", self._at.target):
+            raise InvalidOption(f"{self._at.target!r} is no name of a topic")
+        self._partition = address.whole(self._at, "partition", 0, 0, (1 << 31) - 1)
+        self._max_bytes = address.whole(self._at, "max_bytes", _BYTES_MAX, 1, 999_000_000)
+        connecting = kafka_settings.connection(self._at, self._timeout)
+        self._writing = {**connecting, **kafka_settings.writing(self._timeout, self._max_bytes)}
+        self._reading = {**connecting, **kafka_settings.reading(self._max_bytes)}
+        try:
+            import confluent_kafka
+        except ImportError as error:
+            raise missing("kafka", "confluent-kafka") from error
+        self._library: Any = confluent_kafka
+        self._clock = SystemClock() if clock is None else clock
+        self._writer: _Writer | None = None
+        self._log_id = ""
+        self._newest = -1  # the highest offset there
+        self._end: int | None = None  # where the partition ended when it was read; None: what is late there is known
+        self._late: set[int] = set()  # offsets of this log among the records before that
+
+    def attach(self, log_id: str) -> None:
+        self._log_id = log_id
+
+    def resume_point(self) -> int | None:
+        """By the newest record of the partition, once nothing is under way to it."""
+        deadline = self._deadline()
+        writer = self._writer
+        if writer is not None:
+            if not writer.settle(deadline):
+                raise self._no_answer(writer.heard)
+            if writer.failed is not None:
+                self.close()
+        with self._reader(deadline) as reader:
+            newest, self._end = reader.newest()
+        self._newest, self._late = -1, set()
+        if newest is None:
+            return None
+        if newest.log_id != self._log_id:
+            raise SinkError(
+                f"{self._name}: the newest record is not of this log, and one partition takes one log",
+                verdict=Verdict.CONFIGURATION,
+            )
+        self._newest = newest.highest
+        return self._newest + 1
+
+    def send(self, batch: Sequence[Message[Any]]) -> None:
+        """All of it is given to the producer, and waited for."""
+        deadline = self._deadline()
+        for message in batch:
+            if _size(message) > self._max_bytes:
+                what = f"{message.id} has more than the {self._max_bytes} bytes that are sent"
+                raise SinkError(what, verdict=Verdict.REFUSED)
+        fresh = [message for message in batch if not self._is_there(message, deadline)]
+        newest, written = self._newest, 0
+        if self._writer is None:
+            self._writer = _Writer(self._library, self._writing, self._at.target, self._partition, self._clock)
+        writer = self._writer
+        for message in fresh:
+            if not writer.write(message, newest, deadline):
+                break
+            newest, written = max(newest, message.offset), written + 1
+        if not writer.settle(deadline):
+            raise self._no_answer(writer.heard)
+        if writer.failed is not None:
+            raise self._failure(writer.heard.cause(writer.failed))
+        if written < len(fresh):
+            raise self._no_answer(writer.heard)
+        writer.heard.forget()
+        self._newest = newest
+
+    def close(self) -> None:
+        """Give the connections back, and up what was not answered. A later `send` opens new ones."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.abandon()
+
+    def _is_there(self, message: Message[Any], deadline: float) -> bool:
+        """A message that was delayed is sent although the far end has later ones; only looking tells if it has it."""
+        if message.offset > self._newest:
+            return False
+        if self._end is not None:
+            with self._reader(deadline) as reader:
+                self._late = reader.offsets(self._end, self._log_id)
+            self._end = None
+        return message.offset in self._late
+
+    @contextmanager
+    def _reader(self, deadline: float) -> Iterator[_Reader]:
+        """With a connection of its own, so that it sees what the broker gives to everybody."""
+        heard = _Heard()
+        consumer = self._library.Consumer({**self._reading, "error_cb": heard}, logger=heard)
+        try:
+            yield _Reader(self._library, consumer, heard, (self._at.target, self._partition), (deadline, self._clock))
+        except _TooSlow as error:
+            raise self._no_answer(heard) from error
+        except self._library.KafkaException as error:
+            raise self._failure(heard.cause(error.args[0])) from error
+        finally:
+            consumer.close()
+
+    @property
+    def _name(self) -> str:
+        return f"{self._at.name}, partition {self._partition}"
+
+    def _deadline(self) -> float:
+        return self._clock.monotonic() + self._timeout
+
+    def _failure(self, error: KafkaError) -> SinkError:
+        return SinkError(f"{self._name}: {_words(error)}", verdict=verdict_of(error))
+
+    def _no_answer(self, heard: _Heard) -> SinkError:
+        if heard.error is not None:
+            return self._failure(heard.error)
+        return SinkError(f"{self._name}: no answer within {self._timeout:g} s")
+
+
+class _TooSlow(Exception):
+    """The time is over."""
+
+
+class _Heard:
+    """What a client says about its connections, and logs, while it goes on trying. Served when it is polled."""
+
+    def __init__(self) -> None:
+        self.error: KafkaError | None = None
+        self.all_down = False
+
+    def __call__(self, error: KafkaError) -> None:
+        if error.name() == "_ALL_BROKERS_DOWN":
+            self.all_down = True  # why, has been said
+        elif not self._of_configuration:
+            self.error = error  # else it follows from that, and says less
+
+    def cause(self, error: KafkaError) -> KafkaError:
+        """What this error comes from, if that was heard; it is but the consequence where it says nothing definite."""
+        return error if self.error is None or verdict_of(error) is not Verdict.RETRY else self.error
+
+    @property
+    def hopeless(self) -> bool:
+        return self.all_down or self._of_configuration
+
+    def forget(self) -> None:
+        """It works now."""
+        self.error, self.all_down = None, False
+
+    @property
+    def _of_configuration(self) -> bool:
+        return self.error is not None and verdict_of(self.error) is Verdict.CONFIGURATION
+
+    def log(self, level: int, text: str, *values: object) -> None:
+        """Stands for a logger: whatever the library takes for an error, the forwarder says what came of it."""
+        _logger.debug(text, *values)
+
+
+class _Writer:
+    """One producer. Its messages are written in the order of the calls, and none behind one that failed."""
+
+    def __init__(self, library: Any, settings: dict[str, Any], topic: str, partition: int, clock: Clock) -> None:
+        self.heard = _Heard()
+        self.failed: KafkaError | None = None
+        self._producer = library.Producer({**settings, "error_cb": self.heard}, logger=self.heard)
+        self._error: type[Exception] = library.KafkaException
+        self._topic, self._partition = topic, partition
+        self._clock = clock
+        self._open = 0  # messages that nothing was reported of
+
+    def write(self, message: Message[Any], newest: int, deadline: float) -> bool:
+        """False if it had to wait for room too long, or there is no point in it any more."""
+        headers = [(ID, message.id.encode())]
+        if message.offset < newest:
+            headers.append((NEWEST, b"%d" % newest))
+        headers += message.headers.items()
+        while self.failed is None:
+            try:
+                self._producer.produce(
+                    self._topic,
+                    message.payload,
+                    message.key,
+                    self._partition,
+                    on_delivery=self._reported,
+                    timestamp=message.time_ns // 1_000_000,
+                    headers=headers,
+                )
+            except BufferError:
+                if self._clock.monotonic() >= deadline:
+                    return False
+                self._serve(_SLICE_SECONDS)
+                continue
+            except self._error as error:  # it ended because of an earlier one, or takes none like this
+                self._fail(error.args[0])
+                return False
+            self._open += 1
+            return True
+        return False
+
+    def settle(self, deadline: float) -> bool:
+        """Wait until it is known of every message what became of it."""
+        purged = False
+        while self._open:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return False
+            self._serve(min(left, _SLICE_SECONDS))
+            if self.failed is not None and not purged:
+                self._producer.purge(in_queue=True, in_flight=False)
+                purged = True
+        return True
+
+    def abandon(self) -> None:
+        """Without a last attempt: nothing is written from now on but what is on its way."""
+        self._producer.purge()
+        self._serve(0)  # the reports hold this object
+        del self._producer
+
+    def _serve(self, seconds: float) -> None:
+        try:
+            self._producer.flush(seconds)
+        except self._error as error:  # the producer has ended; what became of its messages is still reported
+            self.heard(error.args[0])
+
+    def _reported(self, error: KafkaError | None, _: object) -> None:
+        self._open -= 1
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: KafkaError) -> None:
+        if self.failed is None or self.failed.name() in _AFTERMATH:
+            self.failed = error
+
+
+class _Found(NamedTuple):
+    """Whose a record of the partition is, and the highest offset of that log up to there."""
+
+    log_id: str
+    offset: int
+    highest: int
+
+
+class _Reader:
+    """Reads the end of the partition."""
+
+    def __init__(
+        self, library: Any, consumer: Any, heard: _Heard, place: tuple[str, int], until: tuple[float, Clock]
+    ) -> None:
+        self._library = library
+        self._consumer = consumer
+        self._heard = heard
+        self._topic, self._partition = place
+        self._deadline, self._clock = until
+        self._end = 0
+
+    def newest(self) -> tuple[_Found | None, int]:
+        """The newest record, or None if none is left, and where the partition ends.
+
+        What ends a transaction, and what was compacted away, takes an offset and is no record: so it looks farther
+        and farther back.
+        """
+        low, self._end = self._bounds()
+        newest, back, start = None, 1, self._end
+        while newest is None and start > low:
+            start = max(low, self._end - back)
+            for newest in self._records(start):  # noqa: B007  # the last one counts
+                pass
+            back *= 32
+        return newest, self._end
+
+    def offsets(self, end: int, log_id: str) -> set[int]:
+        """Those of this log among the last records before the partition's offset `end`."""
+        low, self._end = self._bounds()
+        start = max(low, end - _LATE_MAX)
+        return {found.offset for found in self._records(start) if found.log_id == log_id} if start < end else set()
+
+    def _left(self) -> float:
+        left = self._deadline - self._clock.monotonic()
+        if left <= 0:
+            raise _TooSlow
+        return left
+
+    def _bounds(self) -> tuple[int, int]:
+        """The first offset, and the one behind the last. Raises KafkaException, at once where waiting is no use."""
+        topic = self._metadata().topics[self._topic]
+        if topic.error is not None:
+            raise self._library.KafkaException(topic.error)
+        if self._partition not in topic.partitions:
+            unknown = self._library.KafkaError
+            raise self._library.KafkaException(unknown(unknown._UNKNOWN_PARTITION, "the topic has no such partition"))
+        place = self._library.TopicPartition(self._topic, self._partition)
+        low, high = self._consumer.get_watermark_offsets(place, timeout=self._left())
+        return low, high
+
+    def _metadata(self) -> Any:
+        while True:
+            try:
+                return self._consumer.list_topics(self._topic, timeout=min(_ASK_SECONDS, self._left()))
+            except self._library.KafkaException:
+                self._consumer.poll(0)  # lets it say why
+                if self._heard.hopeless:
+                    raise
+
+    def _records(self, start: int) -> Iterator[_Found]:
+        """All from there on, to the end as it is by then."""
+        self._consumer.assign([self._library.TopicPartition(self._topic, self._partition, start)])
+        while True:
+            message = self._consumer.poll(min(_SLICE_SECONDS, self._left()))
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                self._end = max(self._end, message.offset() + 1)
+                yield _found(message.headers() or [])
+            elif error.name() == "_PARTITION_EOF":
+                return
+            elif error.name() not in _OF_THE_GROUP:
+                raise self._library.KafkaException(error)
+
+
+def verdict_of(error: KafkaError) -> Verdict:
+    """By the error's name."""
+    name = error.name()
+    if name in _REFUSED:
+        return Verdict.REFUSED
+    if name in _CONFIGURATION and not (name == "_SSL" and any(word in error.str() for word in _CUT)):
+        return Verdict.CONFIGURATION
+    return Verdict.RETRY
+
+
+def _words(error: KafkaError) -> str:
+    """Without what differs each time."""
+    text = re.sub(r" \((after [^)]*|[0-9]+ identical [^)]*)\)", "", error.str())
+    return f"{text} ({error.name().lstrip('_')})"
+
+
+def _size(message: Message[Any]) -> int:
+    if message.extras is None:
+        return len(message.payload)
+    headers = sum(len(name.encode()) + len(value) + _HEADER_BYTES for name, value in message.headers.items())
+    return len(message.payload) + len(message.key or b"") + headers
+
+
+def _found(headers: Sequence[tuple[str, bytes | None]]) -> _Found:
+    """The first of a name is ours: a record may have a header that is called the same."""
+    ours = dict(reversed(headers))
+    log_id, _, offset = (ours.get(ID) or b"").decode("utf-8", "replace").rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,19}", offset):
+        return _Found("", -1, -1)
+    newest = ours.get(NEWEST) or b""
+    return _Found(log_id, int(offset), max(int(offset), int(newest) if newest.isdigit() else -1))

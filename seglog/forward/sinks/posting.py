@@ -1,0 +1,209 @@
+"""What the sinks that speak HTTP share: one POST, and what its answer means. Needs urllib3.
+
+Never follows a redirect (a POST would arrive as a GET without its body), never reads proxy settings from the
+environment, never skips TLS verification, and never logs a payload or the query of the URL.
+
+    answer                                   what follows
+    2xx                                      the sink reads it
+    400, 413, 422                            refused: the batch is halved until the record is found
+    431 for several records                  the headers were too long for the far end: halved as well
+    408, 409, 425, 429, 5xx, no answer       retried; 409 is how a far end says "still at work on this very key"
+    3xx, other 4xx, TLS errors               configuration: everything is kept
+
+The same body is always the same bytes, compressed or not: whoever drops repeats may compare them.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import gzip
+import http
+import re
+import ssl
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from seglog import options
+from seglog.clock import Clock, SystemClock
+from seglog.errors import InvalidOption
+from seglog.format.checksum import compress
+from seglog.forward.sinks.base import SinkError, Verdict, missing
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "identity": lambda body: body,
+    "gzip": lambda body: gzip.compress(body, 6, mtime=0),
+    "zstd": compress,
+}
+_REFUSED = frozenset((400, 413, 422))
+_RETRY = frozenset((408, 409, 425, 429))
+_ANSWER_BYTES = 64 * 1024  # read of an answer's body, so that the connection can be used again; more is cut off
+_DETAIL_CHARACTERS = 1000
+_OURS = frozenset(("content-length", "content-encoding", "transfer-encoding", "idempotency-key"))
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
+
+
+class Answer(NamedTuple):
+    """A 2xx answer. `body` is what could be read of it, up to 64 KiB."""
+
+    status: int
+    content_type: str
+    body: bytes
+    whole: bool
+
+
+class Poster:
+    """POSTs to one URL over a connection that is kept open.
+
+    The certificate authorities are the system's, unless `tls` says otherwise; SSL_CERT_FILE and SSL_CERT_DIR name
+    others, as for all of OpenSSL. Raises InvalidOption.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        extra: str,
+        content_type: str,
+        headers: Mapping[str, str] | None,
+        encoding: str,
+        timeout: float,
+        clock: Clock | None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        options.number("timeout", timeout, "seconds", 0.001, 3600.0)
+        options.one_of("encoding", encoding, tuple(ENCODINGS))
+        self._url, self.name = _checked(url)
+        self._headers = {"Content-Type": content_type, "User-Agent": "seglog"}
+        for name, value in (headers or {}).items():
+            self._set_header(name, value)
+        self._compress = ENCODINGS[encoding]
+        if encoding != "identity":
+            self._headers["Content-Encoding"] = encoding
+        try:
+            import urllib3
+            from urllib3.util import parse_url
+        except ImportError as error:
+            raise missing(extra, "urllib3") from error
+        self._clock = SystemClock() if clock is None else clock
+        self._library_errors = (urllib3.exceptions.HTTPError, OSError)
+        self._tls_error = urllib3.exceptions.SSLError
+        waits = urllib3.Timeout(connect=timeout, read=timeout)
+        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, timeout=waits, retries=False, ssl_context=tls)
+        try:
+            parse_url(self._url)  # what urlsplit lets pass: host names that cannot be looked up
+        except urllib3.exceptions.LocationParseError as error:
+            raise InvalidOption(f"the URL {self.name} has no valid host name") from error
+
+    def _set_header(self, name: str, value: str) -> None:
+        if not _TOKEN.fullmatch(name) or name.lower() in _OURS:
+            raise InvalidOption(f"{name!r} cannot be set as a request header")
+        if not _VALUE.fullmatch(value):
+            raise InvalidOption(f"the value of request header {name} holds characters that HTTP does not allow")
+        self._headers = {known: old for known, old in self._headers.items() if known.lower() != name.lower()}
+        self._headers[name] = value
+
+    def post(self, body: bytes, records: int, headers: Mapping[str, str] | None = None) -> Answer:
+        """One POST. Raises SinkError, which says what the answer means, unless it was a 2xx."""
+        try:
+            response = self._pool.urlopen(
+                "POST",
+                self._url,
+                body=self._compress(body),
+                headers={**self._headers, **(headers or {})},
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+            status, retry_after = response.status, response.headers.get("Retry-After")
+            content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            answer, whole = self._rest_of(response)
+        except self._library_errors as error:
+            raise self._no_answer(error) from error
+        if not 200 <= status < 300:
+            raise self._unconfirmed(status, retry_after, answer, records)
+        return Answer(status, content_type, answer, whole)
+
+    def close(self) -> None:
+        """Give the connection back. A later `post` opens a new one."""
+        self._pool.clear()
+
+    def _rest_of(self, response: BaseHTTPResponse) -> tuple[bytes, bool]:
+        """The start of the answer's body, and whether that is all. If so, the connection goes back to the pool."""
+        try:
+            body = response.read(_ANSWER_BYTES)
+            return body, len(body) < _ANSWER_BYTES
+        except self._library_errors:
+            return b"", False  # the status has been said; whoever wants the body asks whether it is whole
+        finally:
+            response.close()
+
+    def _no_answer(self, error: Exception) -> SinkError:
+        inner = next((one for one in (error.__cause__, *error.args) if isinstance(one, Exception)), error)
+        reason = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
+        # A connection that was cut is the network's affair, also where TLS noticed it first.
+        cut = isinstance(inner, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+        tls = isinstance(error, (self._tls_error, ssl.SSLError)) and not cut
+        return SinkError(f"{self.name}: {reason}", verdict=Verdict.CONFIGURATION if tls else Verdict.RETRY)
+
+    def _unconfirmed(self, status: int, retry_after: str | None, answer: bytes, records: int) -> SinkError:
+        phrase = http.HTTPStatus(status).phrase if status in http.HTTPStatus._value2member_map_ else ""
+        summary = f"HTTP {status} {phrase}".rstrip()
+        return SinkError(
+            f"{self.name}: {summary}",
+            verdict=_verdict(status, records),
+            retry_after=_seconds_until(retry_after, self._clock),
+            detail=with_text(summary, answer.decode("utf-8", "replace")),
+        )
+
+
+def with_text(summary: str, text: str) -> str:
+    """What a dead letter says: the far end's own words, if there are any, and not all of a long speech."""
+    text = text[:_DETAIL_CHARACTERS].strip()
+    return f"{summary}: {text}" if text else summary
+
+
+def _verdict(status: int, records: int) -> Verdict:
+    if status in _REFUSED or (status == http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE and records > 1):
+        return Verdict.REFUSED
+    if status in _RETRY or 500 <= status < 600:
+        return Verdict.RETRY
+    return Verdict.CONFIGURATION
+
+
+def _seconds_until(retry_after: str | None, clock: Clock) -> float | None:
+    """A Retry-After header in either form; None if there is none or it is nonsense."""
+    if retry_after is None:
+        return None
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", retry_after):
+        return float(retry_after)
+    try:
+        moment = email.utils.parsedate_to_datetime(retry_after).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return max(0.0, moment - clock.time_ns() / 1e9)
+
+
+def _checked(url: str) -> tuple[str, str]:
+    """The URL, and how it is named in messages (no query: it may be a secret); or InvalidOption."""
+    if not re.fullmatch(r"[\x21-\x7e\x80-\U0010ffff]+", url):
+        raise InvalidOption("the URL holds spaces or control characters")
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+        (parts.hostname or "").encode("idna")  # what connecting will do with it
+    except ValueError as error:
+        raise InvalidOption(f"the URL is malformed: {error}") from None
+    if not parts.hostname or port == 0:
+        raise InvalidOption(
+            f"the URL needs a host{' and a port from 1 to 65535' if port == 0 else ''}, as in http://host:8080/path"
+        )
+    if "@" in parts.netloc:
+        raise InvalidOption("no user name or password in the URL: send them as a request header, Authorization: …")
+    if parts.fragment:
+        raise InvalidOption("the URL ends with a #fragment, which is never sent to a server")
+    return url, f"{parts.scheme}://{parts.netloc}{parts.path}"

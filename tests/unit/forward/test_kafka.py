@@ -1,0 +1,367 @@
+"""The Kafka sink without a broker: what its URL comes to, what errors mean, TLS, and a producer that is in our hand."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import seglog
+from seglog.errors import InvalidOption
+from seglog.forward import SinkError, Verdict, open_sink
+from seglog.forward.sinks import address, kafka, kafka_settings
+
+KNOWN = ("brokers", "max_bytes", "partition", "sasl")
+
+
+def connection(url: str, timeout: float = 30) -> dict[str, Any]:
+    return kafka_settings.connection(address.parse(url, port=9092, target="a topic", known=KNOWN), timeout)
+
+
+def test_a_plain_url_is_a_plain_connection() -> None:
+    said = connection("kafka://broker/events")
+    assert said["bootstrap.servers"] == "broker:9092"
+    assert said["client.id"] == "seglog"
+    assert said["security.protocol"] == "PLAINTEXT"
+    assert not [name for name in said if name.startswith(("sasl", "ssl"))]
+
+
+def test_more_brokers_are_begun_with() -> None:
+    said = connection("kafka://[::1]:1/events?brokers=two:9094,,three")
+    assert said["bootstrap.servers"] == "[::1]:1,two:9094,three"
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol", "mechanism"),
+    [
+        ("kafka://alice:open%3Asesame@broker/events", "SASL_PLAINTEXT", "PLAIN"),
+        ("kafka+tls://alice:open%3Asesame@broker/events", "SASL_SSL", "PLAIN"),
+        ("kafka+tls://alice:open%3Asesame@broker/events?sasl=SCRAM-SHA-512", "SASL_SSL", "SCRAM-SHA-512"),
+    ],
+)
+def test_a_user_is_told_by_sasl(url: str, protocol: str, mechanism: str) -> None:
+    said = connection(url)
+    assert (said["security.protocol"], said["sasl.mechanism"]) == (protocol, mechanism)
+    assert (said["sasl.username"], said["sasl.password"]) == ("alice", "open:sesame")
+
+
+@pytest.mark.parametrize("both_in_one", [False, True])
+def test_tls_is_verified_and_by_the_urls_authority_if_it_names_one(certificate: Certificate, both_in_one: bool) -> None:
+    assert connection("kafka+tls://broker/events")["security.protocol"] == "SSL"
+    cert, key = map(str, certificate)
+    if both_in_one:
+        Path(cert).write_text(Path(cert).read_text() + Path(key).read_text())
+    said = connection(f"kafka+tls://broker/events?ca={cert}&cert={cert}{'' if both_in_one else f'&key={key}'}")
+    assert said["ssl.ca.location"] == said["ssl.certificate.location"] == cert
+    assert said["ssl.key.location"] == (cert if both_in_one else key)
+    assert not [name for name in said if "verif" in name or "identification" in name], "the defaults verify"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("kafka://broker", "needs a host and a topic"),
+        ("kafka://broker/a/b", "'a/b' is no name of a topic"),
+        ("kafka://broker/events?partition=-1", "partition is a number"),
+        ("kafka://broker/events?max_bytes=0", "max_bytes is a number"),
+        ("kafka://broker/events?sasl=GSSAPI", "sasl is one of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, not 'GSSAPI'"),
+        ("kafka://broker/events?sasl=PLAIN", "sasl needs a user and a password"),
+        ("kafka://alice@broker/events", "a user needs a password, and a password a user"),
+        ("kafka://:sesame@broker/events", "a user needs a password, and a password a user"),
+        ("kafka+tls://broker/events?ca=/does/not/exist", "a file of the TLS options cannot be used"),
+        ("kafka://broker/events?acks=1", "has no option 'acks'"),
+    ],
+)
+def test_what_a_url_cannot_mean_is_said_at_once(url: str, why: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        open_sink(url)
+    assert why in str(caught.value)
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 3601])
+def test_the_timeout_has_limits(timeout: float) -> None:
+    with pytest.raises(InvalidOption):
+        open_sink("kafka://broker/events", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [0.001, 30, 3600])
+@pytest.mark.parametrize("max_bytes", [1, 999_000_000])
+def test_the_library_takes_what_it_is_told_for_all_timeouts_and_sizes(timeout: float, max_bytes: int) -> None:
+    library = pytest.importorskip("confluent_kafka")
+    both = connection("kafka://alice:sesame@127.0.0.1:1/events?sasl=SCRAM-SHA-256", timeout)
+    logger = logging.getLogger("seglog")
+    library.Producer({**both, **kafka_settings.writing(timeout, max_bytes)}, logger=logger)
+    library.Consumer({**both, **kafka_settings.reading(max_bytes)}, logger=logger).close()
+
+
+def test_the_producer_neither_repeats_by_chance_nor_gives_up_by_itself() -> None:
+    said = kafka_settings.writing(30, 1000)
+    assert said["enable.idempotence"] is True
+    assert said["enable.gapless.guarantee"] is True
+    assert (said["acks"], said["max.in.flight"], said["message.timeout.ms"]) == ("all", 1, 0)
+    assert connection("kafka://broker/events", 7)["socket.timeout.ms"] == 14_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "verdict"),
+    [
+        ("MSG_SIZE_TOO_LARGE", "", Verdict.REFUSED),
+        ("INVALID_RECORD", "", Verdict.REFUSED),
+        ("INVALID_TIMESTAMP", "", Verdict.REFUSED),
+        ("_AUTHENTICATION", "", Verdict.CONFIGURATION),
+        ("TOPIC_AUTHORIZATION_FAILED", "", Verdict.CONFIGURATION),
+        ("CLUSTER_AUTHORIZATION_FAILED", "", Verdict.CONFIGURATION),
+        ("UNKNOWN_TOPIC_OR_PART", "", Verdict.CONFIGURATION),
+        ("_SSL", "certificate verify failed", Verdict.CONFIGURATION),
+        ("_SSL", "SSL handshake failed: Disconnected", Verdict.RETRY),
+        ("_MSG_TIMED_OUT", "", Verdict.RETRY),
+        ("_TRANSPORT", "", Verdict.RETRY),
+        ("_RESOLVE", "", Verdict.RETRY),
+        ("_PURGE_QUEUE", "", Verdict.RETRY),
+        ("NOT_ENOUGH_REPLICAS", "", Verdict.RETRY),
+        ("REQUEST_TIMED_OUT", "", Verdict.RETRY),
+    ],
+)
+def test_an_error_says_what_it_means(name: str, text: str, verdict: Verdict) -> None:
+    error = pytest.importorskip("confluent_kafka").KafkaError
+    assert error(getattr(error, name)).name() == name, "the library calls it otherwise"
+    assert kafka.verdict_of(error(getattr(error, name), text)) is verdict
+
+
+Certificate = tuple[Path, Path]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(files[1]), "-out", str(files[0])]
+    subprocess.run(command, check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture
+def port(certificate: Certificate, request: pytest.FixtureRequest) -> Iterator[int]:
+    """Where somebody listens who speaks TLS; or hangs up at once, if the parameter says so."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    hangs_up = getattr(request, "param", False)
+
+    def serve(listening: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listening.accept()
+            except OSError:
+                return  # closed: the test is over
+            with client:
+                client.settimeout(5)
+                try:
+                    if not hangs_up:
+                        with context.wrap_socket(client, server_side=True) as secure:
+                            secure.recv(1000)
+                except OSError:
+                    continue  # the client does not trust this
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def failure(url: str) -> SinkError:
+    pytest.importorskip("confluent_kafka")
+    sink: Any = open_sink(url, timeout=3)
+    with closing(sink), pytest.raises(SinkError) as caught:
+        sink.resume_point()
+    return caught.value
+
+
+def test_a_certificate_that_nobody_signed_is_a_fault_of_the_configuration(port: int, certificate: Certificate) -> None:
+    error = failure(f"kafka+tls://alice:sesame@127.0.0.1:{port}/events")
+    assert error.verdict is Verdict.CONFIGURATION
+    assert "certificate verify failed" in str(error)
+    assert "sesame" not in str(error)
+    trusted = failure(f"kafka+tls://127.0.0.1:{port}/events?ca={certificate[0]}")
+    assert trusted.verdict is Verdict.RETRY, "that was not the trouble"
+
+
+@pytest.mark.parametrize("port", [True], indirect=True)
+@pytest.mark.parametrize("scheme", ["kafka", "kafka+tls"])
+def test_a_broker_that_hangs_up_is_an_outage(port: int, scheme: str) -> None:
+    assert failure(f"{scheme}://127.0.0.1:{port}/events").verdict is Verdict.RETRY
+
+
+class FakeError:
+    def __init__(self, name: str) -> None:
+        self.name = lambda: name
+        self.str = lambda: f"it says {name}"
+
+
+class FakeKafka(types.ModuleType):
+    """A producer that reports when the test wants it, and a consumer that finds an empty partition."""
+
+    class KafkaException(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("confluent_kafka")
+        self.written: list[bytes] = []
+        self.reports: list[Any] = []
+        self.outcome: FakeError | None = None
+        self.silent = True
+        self.calls: list[str] = []
+        self.room = 1000
+
+    def Producer(self, settings: dict[str, Any], logger: Any) -> FakeKafka:
+        self.calls.append("producer")
+        return self
+
+    def Consumer(self, settings: dict[str, Any], logger: Any) -> Any:
+        self.calls.append("read")
+        partitions = types.SimpleNamespace(error=None, partitions={0: None})
+        return types.SimpleNamespace(
+            list_topics=lambda *_, timeout: types.SimpleNamespace(topics={"events": partitions}),
+            get_watermark_offsets=lambda *_, timeout: (7, 7),
+            close=lambda: None,
+        )
+
+    def TopicPartition(self, *place: object) -> object:
+        return place
+
+    def produce(self, topic: str, payload: bytes, key: bytes | None, partition: int, **given: Any) -> None:
+        if len(self.reports) >= self.room:
+            raise BufferError
+        self.written.append(payload)
+        self.reports.append(given["on_delivery"])
+
+    def flush(self, seconds: float) -> None:
+        if not self.silent:
+            reports, self.reports = self.reports, []
+            for report in reports:
+                report(self.outcome, None)
+
+    def purge(self, in_queue: bool = True, in_flight: bool = True) -> None:
+        self.calls.append(f"purge {in_queue:d}{in_flight:d}")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
+    made = FakeKafka()
+    monkeypatch.setitem(sys.modules, "confluent_kafka", made)
+    return made
+
+
+@pytest.fixture
+def batch() -> list[Any]:
+    with seglog.open(":memory:") as log:
+        log.append_many([b"1", b"2", b"3"])
+        return list(log.read())
+
+
+def test_p5_nothing_is_read_back_while_a_send_is_under_way(fake: FakeKafka, batch: list[Any]) -> None:
+    sink: Any = open_sink("kafka://broker/events", timeout=0.01)
+    for ask in (lambda: sink.send(batch), sink.resume_point, sink.resume_point):
+        with pytest.raises(SinkError, match=r"no answer within 0\.01 s") as caught:
+            ask()
+        assert caught.value.verdict is Verdict.RETRY
+    assert fake.calls == ["producer"]
+    fake.silent = False
+    assert sink.resume_point() is None
+    sink.send(batch)
+    assert fake.calls == ["producer", "read"], "it never failed, so it stays"
+    sink.close()
+    assert fake.calls == ["producer", "read", "purge 11"]
+
+
+def test_after_a_failure_the_rest_is_taken_back_and_a_new_producer_made(fake: FakeKafka, batch: list[Any]) -> None:
+    sink: Any = open_sink("kafka://broker/events", timeout=1)
+    fake.silent, fake.outcome = False, FakeError("_MSG_TIMED_OUT")
+    with pytest.raises(SinkError, match=r"kafka://broker:9092/events, partition 0: it says _MSG_TIMED_OUT") as caught:
+        sink.send(batch)
+    assert caught.value.verdict is Verdict.RETRY
+    fake.outcome = None
+    assert sink.resume_point() is None
+    sink.send(batch)
+    assert fake.calls == ["producer", "purge 10", "purge 11", "read", "producer"]
+
+
+def test_a_full_queue_is_waited_for_within_the_timeout(fake: FakeKafka, batch: list[Any]) -> None:
+    sink: Any = open_sink("kafka://broker/events", timeout=0.01)
+    fake.room = 2
+    with pytest.raises(SinkError, match="no answer"):
+        sink.send(batch)
+    assert fake.written == [b"1", b"2"]
+    fake.silent = False
+    sink.resume_point()
+    sink.send(batch)
+    assert fake.written == [b"1", b"2", b"1", b"2", b"3"]
+
+
+def test_a_record_that_is_too_large_is_refused_before_any_is_written(fake: FakeKafka, batch: list[Any]) -> None:
+    fake.silent = False
+    sink: Any = open_sink("kafka://broker/events?max_bytes=40", timeout=1)
+    with seglog.open(":memory:") as log:
+        log.append(b"x" * 20, headers={"name": b""})
+        log.append(b"x" * 20, headers={"name": b"12345"})
+        small, large = log.read()
+    with pytest.raises(SinkError, match="1 has more than the 40 bytes that are sent") as caught:
+        sink.send([*batch, large])
+    assert caught.value.verdict is Verdict.REFUSED
+    assert fake.written == []
+    sink.send([small])
+    assert len(fake.written) == 1
+
+
+def test_a_producer_that_has_ended_is_replaced(fake: FakeKafka, batch: list[Any], monkeypatch: Any) -> None:
+    def ended(*_: Any, **__: Any) -> None:
+        raise fake.KafkaException(FakeError("_FATAL"))
+
+    fake.silent = False
+    sink: Any = open_sink("kafka://broker/events", timeout=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(fake, "produce", ended)
+        with pytest.raises(SinkError, match="_FATAL"):
+            sink.send(batch)
+    sink.resume_point()
+    sink.send(batch)
+    assert fake.calls.count("producer") == 2
+
+
+def test_what_ended_a_producer_counts_and_not_that_it_ended(
+    fake: FakeKafka, batch: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce = fake.produce
+
+    def ends(topic: str, payload: bytes, *rest: Any, **given: Any) -> None:
+        if payload == b"2":
+            raise fake.KafkaException(FakeError("_FATAL"))
+        produce(topic, payload, *rest, **given)
+
+    fake.silent, fake.outcome = False, FakeError("MSG_SIZE_TOO_LARGE")
+    monkeypatch.setattr(fake, "produce", ends)
+    sink: Any = open_sink("kafka://broker/events", timeout=1)
+    with pytest.raises(SinkError, match="MSG_SIZE_TOO_LARGE") as caught:
+        sink.send(batch)
+    assert caught.value.verdict is Verdict.REFUSED
+    assert fake.written == [b"1"]
+
+
+def test_without_the_library_it_says_which_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    with pytest.raises(InvalidOption, match=r"pip install 'seglog\[kafka\]'"):
+        open_sink("kafka://broker/events")
