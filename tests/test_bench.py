@@ -9,6 +9,7 @@ import pytest
 
 from tools.bench.comparisons import COMPARISONS, Sizes
 from tools.bench.run import machine, row
+from tools.engines.redis import Redis
 
 TINY = Sizes(
     rounds=2,
@@ -22,11 +23,16 @@ TINY = Sizes(
     many_segments=4,
     kills=2,
     drains=1,
+    forward_records=500,
+    forward_rounds=2,
+    forward_to=("Redis",),
 )
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_every_comparison_gives_ratios(tmp_path: Path, name: str) -> None:
+    if name == "forward" and Redis.without():
+        pytest.skip(Redis.without())
     results = list(COMPARISONS[name](tmp_path, TINY))
     assert results
     for result in results:

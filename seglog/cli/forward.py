@@ -20,8 +20,17 @@ WAIT_SECONDS = 0.2  # how often a log that is not there yet is looked for
 ONCE_PATIENCE_SECONDS = 10.0
 
 
-NOTES = """URL is http://…, https://… (needs the extra: pip install 'seglog[http]'), otlp+http://…, otlp+https://… (a
-collector of OpenTelemetry, 'seglog[otlp]') or stdout:
+NOTES = """URL is one of these, or what other packages add. The middle column is the extra that it needs, as in
+pip install 'seglog[http]':
+  http://… https://…                     http      a collector
+  otlp+http://… otlp+https://…           otlp      a collector of OpenTelemetry
+  nats://HOST/SUBJECT nats+tls://…       nats      NATS JetStream
+  redis://HOST/STREAM rediss://…         redis     Redis or Valkey
+  kafka://BROKER/TOPIC kafka+tls://…     kafka     Kafka
+  amqp-stream://HOST/STREAM …+tls://…    rabbitmq  a stream of RabbitMQ
+  file:PATH exec:COMMAND stdout:         -         here
+
+Passwords of engines come from the URL, a file (?password_file=FILE), or SEGLOG_SINK_PASSWORD.
 
 A record is acknowledged after the far end confirmed it: at least once, in order. What the far end refuses for good
 (HTTP 400, 413, 422) goes to the dead-letter queue; anything else is kept and tried again, with growing pauses. SIGTERM

@@ -7,8 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from tools.engines.effectively_once import HEAD
 from tools.engines.registry import ENGINES
 from tools.engines.server import Engine
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of what each trial came to, whichever process ran it."""
+    rows = {
+        str(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "outcome"
+    }
+    if rows:
+        terminalreporter.write_line("\n".join(["", HEAD, *sorted(rows)]))
 
 
 def by_name(engine: type[Engine]) -> str:

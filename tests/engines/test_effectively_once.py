@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ KILLS, RESTARTS = (20, 3) if FULL else (3, 1)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_p5_kills_restarts_and_a_lost_cursor_neither_double_nor_lose_a_record(engine: Engine, tmp_path: Path) -> None:
+def test_p5_kills_restarts_and_a_lost_cursor_neither_double_nor_lose_a_record(
+    engine: Engine, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     engine.start()
     outcome = trial(engine, tmp_path, kills=KILLS, restarts=RESTARTS)
-    print(outcome)
+    record_property("outcome", outcome.row())
     assert outcome.ok if engine.dedupes else outcome.at_least_once, outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,10 @@ def engine(tmp_path: Path) -> Iterator[Http]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_p5_what_is_under_one_key_is_always_the_same(engine: Http, tmp_path: Path) -> None:
+def test_p5_what_is_under_one_key_is_always_the_same(
+    engine: Http, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """Not so when the cursor is lost: the far end cannot be asked what it has, and other keys are no repeats."""
     outcome = trial(engine, tmp_path, kills=KILLS, restarts=RESTARTS, lose_cursor=False)
-    print(outcome)
+    record_property("outcome", outcome.row())
     assert outcome.ok, outcome

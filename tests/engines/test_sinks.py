@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -46,6 +47,11 @@ def needs_a_real_server(engine: Engine) -> None:
         pytest.skip("it has no server")
     if engine.mock:
         pytest.skip(f"{engine.mock}: it keeps nothing when it dies, and knows neither users nor TLS")
+
+
+def takes_its_time(engine: Engine) -> None:
+    if engine.slow and os.environ.get("SEGLOG_ENGINES") != "full":
+        pytest.skip(f"{engine.slow}: asked by ./tools/test --engines")
 
 
 def needs_users_and_tls(engine: Engine) -> None:
@@ -105,6 +111,7 @@ def test_what_the_server_refuses_is_a_dead_letter_and_the_rest_is_delivered(engi
 
 
 def test_a_server_that_is_down_at_first_is_waited_for(engine: Engine) -> None:
+    takes_its_time(engine)
     with seglog.open(":memory:") as log:
         log.append_many([b"%d" % n for n in range(100)])
         with forwarder(log, engine.url(TARGET)) as made:
@@ -206,6 +213,7 @@ def test_a_certificate_that_nobody_signed_keeps_everything_until_it_is_trusted(
 
 
 def test_it_keeps_the_promises_of_every_sink(engine: Engine) -> None:
+    takes_its_time(engine)
     engine.start()
     engine.prepare(TARGET)
     check_sink(

@@ -42,6 +42,7 @@ class Sizes:
     drains: int = 3
     forward_records: int = 5_000
     forward_rounds: int = 9
+    forward_to: tuple[str, ...] = ("Redis", "Nats", "RabbitMQ", "Kafka")
 
 
 QUICK = Sizes(

@@ -29,7 +29,7 @@ AT_LEAST = 0.7
 def forwarding(directory: Path, sizes: Sizes) -> Iterator[Result]:
     """One line for each engine."""
     for kind in ENGINES:
-        if kind in PUBLISHERS and not kind.without():
+        if kind.__name__ in sizes.forward_to and not kind.without():
             with running(kind(directory / kind.__name__)) as engine:
                 yield _compared(engine, directory / f"{kind.__name__}-log", sizes)
 

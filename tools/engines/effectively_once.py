@@ -48,6 +48,16 @@ class Outcome:
     def ok(self) -> bool:
         return self.at_least_once and not self.duplicates
 
+    def row(self) -> str:
+        """Of the table."""
+        cells = (self.kills, self.restarts, f"{self.records:,}", self.duplicates, self.holes)
+        order = "yes" if self.in_order else "NO"
+        return f"| {self.engine} | {' | '.join(map(str, cells))} | {order} | {self.server} |"
+
+
+HEAD = """| far end | forwarder killed | server restarted | records | duplicates | holes | in order | server |
+|---|---|---|---|---|---|---|---|"""
+
 
 def payload(number: int) -> bytes:
     return b"event %d " % number + b"x" * (number * 37 % 300)

@@ -21,6 +21,7 @@ class Kafka(Engine):
     name = "Kafka"
     modules = ("confluent_kafka",)
     too_large = 2 << 20  # by the sink's own limit, in `url`: the mock takes all there is
+    slow = "each new producer and consumer takes half a second"
     mock = "librdkafka's mock: paused, not restarted"
 
     def __init__(self, folder: Path) -> None:

@@ -138,6 +138,7 @@ class RabbitMQ(Engine):
     name = "RabbitMQ streams"
     programs = (PROGRAM, "epmd", "openssl")
     modules = ("rstream",)
+    slow = "a server of its own takes ten seconds to start"
     too_large = 1 << 20  # that and what goes with it is more than one frame may have
 
     def __init__(self, folder: Path) -> None:

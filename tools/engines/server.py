@@ -54,6 +54,7 @@ class Engine:
     password = "open:sesame/1@2"
     too_large = 0
     mock = ""
+    slow = ""  # why it takes so long that the default run does not ask for everything
     restarted = "killed, and started again"
     insecure = ""
     dedupes = True
