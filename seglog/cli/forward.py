@@ -20,8 +20,8 @@ WAIT_SECONDS = 0.2  # how often a log that is not there yet is looked for
 ONCE_PATIENCE_SECONDS = 10.0
 
 
-NOTES = """URL is one of these, or what other packages add. The middle column is the extra that it needs, as in
-pip install 'seglog[http]':
+NOTES = """URL is one of these, or what other packages add; between them the extra that it
+needs, as in pip install 'seglog[http]':
   http://… https://…                     http      a collector
   otlp+http://… otlp+https://…           otlp      a collector of OpenTelemetry
   nats://HOST/SUBJECT nats+tls://…       nats      NATS JetStream

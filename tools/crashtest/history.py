@@ -62,6 +62,7 @@ class Expected:
     shown: int = 0  # offsets below it were given out or shown
     may_go: int = 0  # offsets below it may be dropped, purged, or let go by retention
     gone: int = 0  # offsets below it were purged, and that call returned
+    passed: set[int] = field(default_factory=set)  # by all consumers, when one of them was removed
     consumers: dict[str, Tracked] = field(default_factory=dict)
     rejected: dict[int, bool | None] = field(default_factory=dict)  # offset to whether reject() returned
     rejecters: dict[int, str] = field(default_factory=dict)  # who is to reject it, by offset
@@ -120,6 +121,7 @@ class Expected:
         tracked.start = start if tracked.start is None else tracked.start
 
     def _remove(self, name: str) -> None:
+        self.passed |= {offset for offset, _ in self._reclaimed()}  # gone perhaps, and not asked for ever again
         self.consumers[name].start = None
 
     def _removed(self, name: str) -> None:
@@ -168,7 +170,7 @@ class Expected:
 
     def may_be_reclaimed(self, offset: int) -> bool:
         """Whether every registered consumer was asked to ack it, or began behind it; or nobody is asked."""
-        if offset < self.may_go:
+        if offset < self.may_go or offset in self.passed:
             return True
         bound = [tracked for tracked in self.consumers.values() if tracked.start is not None]
         return bool(bound) and all(offset in t.asked or offset < (t.start or 0) for t in bound)
