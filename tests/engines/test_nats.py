@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -67,6 +68,7 @@ class Shortest(Nats):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.skipif(os.environ.get("SEGLOG_ENGINES") != "full", reason="asked by ./tools/test --engines")
 def test_p5_a_duplicate_window_of_no_use_is_not_needed(server: Nats, tmp_path: Path) -> None:
     server.stop()
     engine = Shortest(tmp_path / "short")

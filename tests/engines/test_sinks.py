@@ -131,6 +131,7 @@ def test_a_server_that_is_down_at_first_is_waited_for(engine: Engine) -> None:
 
 def test_p5_a_server_that_dies_in_a_batch_gets_the_rest_of_it_once(engine: Engine) -> None:
     needs_a_real_server(engine)
+    takes_its_time(engine)
     engine.start()
     engine.prepare(TARGET)
     payloads = [b"%d" % n + b"x" * 500 for n in range(6000)]

@@ -349,7 +349,7 @@ CHANGES: dict[str, tuple[Callable[[seglog.Log[bytes]], Any], list[Found]]] = {  
 def test_f63_a_change_that_is_interrupted_anywhere_is_done_or_not_done(what: str, tmp_path: Path) -> None:
     work, outcomes = CHANGES[what]
     # A lock on a file that nobody has any more is let go by the real disk alone.
-    places = some_places(tmp_path, step=37) if what in ("register", "remove") else every_place(step=41)
+    places = some_places(tmp_path, step=37) if what in ("register", "remove") else every_place(step=67)
     struck = 0
     for place, at in places:
         log = filled(at)
@@ -391,7 +391,9 @@ def test_f63_dead_letters_whose_deletion_or_replay_is_interrupted_anywhere_are_t
 ) -> None:
     work, outcomes = LETTERS[what]
     struck = 0
-    for place, at in some_places(tmp_path, step=97):  # a lock that nobody has any more is let go by the real disk alone
+    for place, at in some_places(
+        tmp_path, step=131
+    ):  # a lock that nobody has any more is let go by the real disk alone
         log = at.open(segment_bytes=4096)
         log.append_many([b"a", b"b"])
         log.consumer("c").reject(0, 1)

@@ -50,7 +50,7 @@ class Outcome:
 
     def row(self) -> str:
         """Of the table."""
-        cells = (self.kills, self.restarts, f"{self.records:,}", self.duplicates, self.holes)
+        cells = (self.kills, self.restarts, f"{self.records:,}", f"{self.duplicates:,}", f"{self.holes:,}")
         order = "yes" if self.in_order else "NO"
         return f"| {self.engine} | {' | '.join(map(str, cells))} | {order} | {self.server} |"
 
