@@ -42,11 +42,13 @@ def kafka(engine: Any, target: str) -> Iterator[Publish]:
 
     producer = Producer({"bootstrap.servers": f"127.0.0.1:{engine.port}", "enable.idempotence": True, "log_level": 0})
 
+    def reported(error: object, _: object) -> None:
+        assert error is None, error  # without reports a record that the broker refused would count as there
+
     def publish(first: int, count: int) -> None:
         for number in range(first, first + count):
-            producer.produce(
-                target, PAYLOAD, partition=0, timestamp=TIME_MS, headers={"seglog-id": f"{LOG_ID}:{number}".encode()}
-            )
+            identity = [("seglog-id", f"{LOG_ID}:{number}".encode())]
+            producer.produce(target, PAYLOAD, partition=0, timestamp=TIME_MS, headers=identity, on_delivery=reported)
         assert producer.flush(30) == 0
 
     yield publish

@@ -17,10 +17,10 @@ class EventLoop:
 
     Args:
         name: of the thread.
-        seconds: that one coroutine may take.
+        seconds: that one coroutine may take; None if it bounds itself.
     """
 
-    def __init__(self, name: str, seconds: float) -> None:
+    def __init__(self, name: str, seconds: float | None) -> None:
         self._name = name
         self._seconds = seconds
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -34,10 +34,15 @@ class EventLoop:
             self._thread.start()
         running = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, self._seconds), self._loop)
         try:
-            return running.result(self._seconds + _GRACE_SECONDS)
+            return running.result(None if self._seconds is None else self._seconds + _GRACE_SECONDS)
         except BaseException:
             running.cancel()  # the caller was interrupted; of no effect on what has ended
             raise
+
+    @property
+    def runs(self) -> bool:
+        """Whether there was anything to run since it was closed."""
+        return self._loop is not None
 
     def close(self) -> None:
         """What still runs is cancelled. A later `run` starts anew."""

@@ -11,12 +11,12 @@ import contextlib
 import itertools
 import json
 import ssl
-import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from seglog.forward.sinks.address import Address
 from seglog.forward.sinks.base import SinkError, Verdict, missing
+from seglog.forward.sinks.event_loop import EventLoop
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -48,8 +48,7 @@ class NatsLink:
         self._at = at
         self._tls = at.tls() if at.scheme == "nats+tls" else None
         self.timeout = timeout
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._loop = EventLoop("seglog-nats", None)
         self._client: Client | None = None
         self._jetstream: JetStreamContext | None = None
         self._lost: asyncio.Future[Exception] | None = None
@@ -61,32 +60,16 @@ class NatsLink:
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What it returns; every wait in it is to be by `wait`, so that it ends. Raises SinkError."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=_serve, args=(self._loop,), name="seglog-nats", daemon=True)
-            self._thread.start()
-        running = asyncio.run_coroutine_threadsafe(work(), self._loop)
         try:
-            return running.result()
+            return self._loop.run(work())
         except (self._errors.Error, OSError, TimeoutError) as error:
             raise self.failure(error) from error
-        except BaseException:
-            running.cancel()  # an interrupt must not leave it at work
-            raise
 
     def close(self) -> None:
         """Ends connection and thread; `run` starts them anew."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            return
-        try:
-            asyncio.run_coroutine_threadsafe(self.drop(), loop).result(self.timeout)
-        except TimeoutError:
-            pass  # the loop ends what is left of it
-        finally:
-            self._loop = self._thread = None
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(self.timeout)
+        if self._loop.runs:
+            self._loop.run(self.drop())
+        self._loop.close()
 
     # For coroutines
 
@@ -229,19 +212,6 @@ class NatsLink:
         elif isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             verdict = Verdict.CONFIGURATION  # a connection that was cut is the network's affair
         return SinkError(f"{self._at.name}: {reason}", verdict=verdict)
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    """Until it is stopped."""
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    finally:
-        loop.close()
 
 
 def _take(answer: asyncio.Future[int]) -> None:
