@@ -72,7 +72,7 @@ def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, C
         except FileNotFoundError:
             continue  # removed since it was listed
         try:
-            slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=bytes(16), slot_bytes=L.CURSOR_SLOT_BYTES)
+            slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=log_id or bytes(16), slot_bytes=L.CURSOR_SLOT_BYTES)
             payload = slots.load()
             ours = log_id is None or slots.log_id == log_id
             state = decode_cursor(payload) if payload is not None and ours else None

@@ -75,6 +75,11 @@ class SlotFile:
         self.whole = len(good) == 2
         if not good:
             return None
+        if len({slot.log_id for _, slot in good}) == 2:  # a disk put a sector of another log there
+            self.whole = False
+            good = [(index, slot) for index, slot in good if slot.log_id == self._log_id]
+            if not good:
+                return None  # nobody has said which log this is
         if len(good) == 2 and self._contradict(good[0][1], good[1][1]):
             self.whole = False
             return None
@@ -95,8 +100,8 @@ class SlotFile:
 
     @staticmethod
     def _contradict(one: Slot, other: Slot) -> bool:
-        """Nobody can say which of them was acknowledged, or which of them belongs to another log."""
-        return one.log_id != other.log_id or (one.generation == other.generation and one != other)
+        """Nobody can say which of them was acknowledged."""
+        return one.generation == other.generation and one != other
 
     def _encoded(self, payload: bytes) -> bytes:
         return encode_slot(Slot(self._kind, self._generation, self._log_id, payload), self._slot_bytes)

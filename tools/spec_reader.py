@@ -604,7 +604,7 @@ def decode_letter(raw: bytes) -> Letter | None:
     return Letter(f[1], f[4], f[5], f[6], texts[0], texts[1], real_key, found[0], raw[found[1] :])
 
 
-def read_slots(folder: Dir, name: str, kind: int, stride: int) -> tuple[bytes, bytes, bool] | None:
+def read_slots(folder: Dir, name: str, kind: int, stride: int, log_id: bytes = b"") -> tuple[bytes, bytes, bool] | None:
     """§7.1: log id and payload of the slot that counts, and whether both slots are valid; None: not readable."""
     raw = (folder.read(name, ((0, 2 * stride),)) or (0, [b""]))[1][0]
     valid = []
@@ -612,13 +612,15 @@ def read_slots(folder: Dir, name: str, kind: int, stride: int) -> tuple[bytes, b
         slot = raw[at : at + stride]
         if len(slot) < 48 or slot[:8] != b"\x89SLS\r\n\x1a\n":
             continue
-        _, version, _, its_kind, generation, log_id, length, crc = SLOT.unpack_from(slot)
+        _, version, _, its_kind, generation, its_log, length, crc = SLOT.unpack_from(slot)
         payload = slot[48 : 48 + length]
         if its_kind == kind and len(payload) == length and _crc(payload, _crc(slot[:44])) == crc:
             if version > 1:
                 raise CannotCheck(f"{name}: unsupported version")
-            valid.append((generation, log_id, payload))
-    if not valid or len({log_id for _, log_id, _ in valid}) == 2:
+            valid.append((generation, its_log, payload))
+    if len({one[1] for one in valid}) == 2:
+        valid = [one for one in valid if one[1] == log_id]
+    if not valid:
         return None
     if len(valid) == 2 and valid[0][0] == valid[1][0] and valid[0] != valid[1]:
         return None
@@ -663,7 +665,7 @@ def read_meta(folder: Dir) -> Meta | None:
 
 def read_cursor(folder: Dir, name: str, log_id: bytes, start: int) -> Cursor:
     """§7.3."""
-    found = read_slots(folder, name + ".cursor", 2, 176128)
+    found = read_slots(folder, name + ".cursor", 2, 176128, log_id)
     raw = found[1] if found else b""
     bad = Cursor(name, start)
     if found is None or len(raw) < 52 or (log_id and found[0] != log_id):

@@ -188,3 +188,20 @@ def test_p9_a_disk_without_room_for_writing_again_is_no_error(code: int) -> None
     faulty.arm(None)
     slots.write(b"second")
     assert slots.load() == b"second"
+
+
+def test_f32_a_slot_of_another_log_is_none_once_it_is_known_which_log_this_is() -> None:
+    """Else the file of a consumer would be lost to one sector that a disk put into the wrong place."""
+    _, directory = made()
+    slots = opened(directory)
+    slots.load()
+    slots.write(b"second")
+    stranger = encode_slot(Slot(L.KIND_META, 99, b"?" * 16, b"not ours"), SLOT)
+    at = content(directory).index(b"first") // SLOT * SLOT
+    content(directory)[at : at + len(stranger)] = stranger
+    unknown = opened(directory)
+    assert (unknown.load(), unknown.whole) == (None, False)
+    known = SlotFile(directory.open("f", write=True), kind=L.KIND_META, log_id=LOG_ID, slot_bytes=SLOT)
+    assert (known.load(), known.whole, known.log_id) == (b"second", False, LOG_ID)
+    known.write(b"third")  # over the stranger
+    assert opened(directory).load() == b"third"

@@ -161,14 +161,19 @@ COMMON = [name for name in OPERATIONS if name not in ("replay", "delete", "regis
 
 
 def perform(life: Life, names: Sequence[str]) -> None:
-    """One operation after the other; where a sync fails, the log is opened anew, and the next one follows."""
+    """One operation after the other; where a sync fails, the log is opened anew, and the next one follows.
+
+    The one that failed need not be of this operation: compaction by the way says nothing, and then the file refuses
+    whoever comes next.
+    """
+    last = 0
     for name in names:
-        last = len(life.disk.journal)
         try:
             OPERATIONS[name](life)
         except EXPECTED_ERRORS:
             if not any(operation.failed for operation in life.disk.journal[last:]):
                 raise
+            last = len(life.disk.journal)
             life.recover()
 
 
