@@ -349,7 +349,7 @@ CHANGES: dict[str, tuple[Callable[[seglog.Log[bytes]], Any], list[Found]]] = {  
 def test_f63_a_change_that_is_interrupted_anywhere_is_done_or_not_done(what: str, tmp_path: Path) -> None:
     work, outcomes = CHANGES[what]
     # A lock on a file that nobody has any more is let go by the real disk alone.
-    places = some_places(tmp_path, step=37) if what in ("register", "remove") else every_place(step=67 if what == "purge" else 41)
+    places = some_places(tmp_path, step=37) if what in ("register", "remove") else every_place(step=41)
     struck = 0
     for place, at in places:
         log = filled(at)
