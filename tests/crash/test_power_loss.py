@@ -20,7 +20,7 @@ from seglog.opening import _Opening
 from seglog.segment_reader import SegmentReader
 from seglog.segment_writer import SegmentWriter
 from seglog.tail import Tail
-from seglog.testing import CrashDisk, Operation
+from seglog.testing import CrashDisk, ManualClock, Operation
 from tests.support.place import payloads
 from tools.crashtest.history import Broken
 from tools.crashtest.life import Life
@@ -95,7 +95,7 @@ def test_p1_p9_f17_f38_what_reads_back_after_a_failed_sync_is_copied_and_not_tru
 def shows_what_is_before_suspect_bytes_after_a_failed_sync() -> None:
     failing = [False]
     disk = CrashDisk(fail=lambda operation: failing[0] and "segments/" in operation.path)
-    log = seglog.open("log", disk=disk, durability="never")
+    log = seglog.open("log", disk=disk, clock=ManualClock(), durability="never")
     log.append_many([b"b" * 1000])
     log.append_many([b"c" * 1000])
     failing[0] = True
@@ -105,7 +105,7 @@ def shows_what_is_before_suspect_bytes_after_a_failed_sync() -> None:
     with contextlib.suppress(seglog.LogFailed):
         log.close()
     file = disk.open("log/segments", create=False).open("00000000000000000000-00000000.seg", write=True)
-    file.write(file.read(0, file.size()).rindex(b"c"), b"rot")
+    file.write(file.read(0, file.size()).index(b"c" * 1000) + 900, b"rot")
     with seglog.open("log", disk=disk) as log:
         assert len(log.report.suspect) == 1
         assert payloads(log.read(on_gap=lambda _: None)) == [b"b" * 1000]
