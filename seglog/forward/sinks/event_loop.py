@@ -26,15 +26,19 @@ class EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What it returns, or raises. Raises TimeoutError when the time is over; it is cancelled then."""
+    def run(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+        """What it returns, or raises. Raises TimeoutError when the time is over; it is cancelled then.
+
+        `seconds`: for this one alone.
+        """
+        bound = self._seconds if seconds is None else seconds
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
             self._thread.start()
-        running = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, self._seconds), self._loop)
+        running = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, bound), self._loop)
         try:
-            return running.result(None if self._seconds is None else self._seconds + _GRACE_SECONDS)
+            return running.result(None if bound is None else bound + _GRACE_SECONDS)
         except BaseException:
             running.cancel()  # the caller was interrupted; of no effect on what has ended
             raise

@@ -67,9 +67,12 @@ class NatsLink:
 
     def close(self) -> None:
         """Ends connection and thread; `run` starts them anew."""
-        if self._loop.runs:
-            self._loop.run(self.drop())
-        self._loop.close()
+        try:
+            if self._loop.runs:
+                with contextlib.suppress(TimeoutError):  # the loop ends what is left of it
+                    self._loop.run(self.drop(), self.timeout)
+        finally:
+            self._loop.close()
 
     # For coroutines
 
