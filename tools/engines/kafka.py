@@ -5,8 +5,6 @@ It shows that what is written can be read, not what a cluster does with it.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -42,15 +40,6 @@ class Kafka(Engine):
 
     def url(self, target: str) -> str:
         return f"kafka://127.0.0.1:{self.port}/{target}?max_bytes=1048576"
-
-    def pause(self) -> None:
-        """It is there, takes connections and bytes, and answers nothing."""
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
 
     def restart(self, pause: float) -> None:
         """Its data would be gone; so it falls silent for some time, which tells a client no more than a death."""

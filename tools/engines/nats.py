@@ -8,7 +8,6 @@ import functools
 import json
 import re
 import shutil
-import signal
 import ssl
 import subprocess
 import sys
@@ -59,17 +58,6 @@ class Nats(Engine):
     def make(self, name: str, **options: Any) -> None:
         """A stream."""
         self.ask(lambda js: js.add_stream(name=name, **options))
-
-    def pause(self) -> None:
-        """It holds its connections, and answers nothing."""
-        self._signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
     def url(self, target: str) -> str:
         return f"nats{'+tls' if self.certificate else ''}://127.0.0.1:{self.port}/{target}"

@@ -138,9 +138,8 @@ class Engine:
                 return
             except Exception as error:
                 trouble = error
-            assert self._process is not None
             said = (self.folder / "server.log").read_text("utf-8", "replace")[-2000:]
-            assert self._process.poll() is None, f"{self.name} ended by itself: {said}"
+            assert self._running().poll() is None, f"{self.name} ended by itself: {said}"
             assert time.monotonic() < deadline, f"{self.name} does not answer: {trouble}\n{said}"
             time.sleep(0.02)
 
@@ -153,6 +152,20 @@ class Engine:
             process.wait(START_SECONDS)
 
     stop = kill
+
+    def pause(self) -> None:
+        """It holds its connections, takes more, and answers nothing."""
+        process = self._running()
+        os.killpg(process.pid, signal.SIGSTOP)
+        # The signal alone is late: some thread of it may still answer.
+        wait_until(lambda: os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is not None, what="it goes on")
+
+    def go_on(self) -> None:
+        os.killpg(self._running().pid, signal.SIGCONT)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process
 
     def restart(self, pause: float) -> None:
         """Kill it, and start it again after so many seconds."""
