@@ -155,7 +155,9 @@ class Expected:
         self.rejected[offset] = True
 
     def _delete(self, offsets: Sequence[int]) -> None:
-        self.deleted.update((offset, False) for offset in offsets if offset not in self.deleted)
+        for offset in offsets:
+            self.deleted.setdefault(offset, False)
+            self.replayed.pop(offset, None)  # a replay that failed; what follows is asked for by itself
 
     def _deleted(self, offsets: Sequence[int]) -> None:
         self.deleted.update((offset, True) for offset in offsets)

@@ -194,8 +194,8 @@ class Life:
         letter = self.log.dead_letters.get(id)
         assert letter is not None
         self.disk.mark(("submit", (letter.payload,)))
-        self.disk.mark(("replay", offset, letter.payload))
         self.disk.mark(("delete", (offset,)))
+        self.disk.mark(("replay", offset, letter.payload))
         (new,) = self.log.dead_letters.replay([id])
         self.disk.mark(("returned", new, True))  # durable in every class
         self.disk.mark(("deleted", (offset,)))
