@@ -1,12 +1,14 @@
 """The pump between a consumer and a sink. Acknowledges a record only after the sink confirmed it, in order.
 
 It never drops a record: what the far end refuses for good goes to the dead-letter queue, everything else stays
-with the consumer until it is confirmed. One batch is under way at a time, which is what keeps the order.
+with the consumer until it is confirmed. One batch is under way at a time, which is what keeps the order; a sink that
+keeps it by itself has several (`begin` and `finish`, see `seglog.forward.Sink`), which are confirmed in order.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections import deque
@@ -24,6 +26,7 @@ from seglog.model import Message
 
 _logger = logging.getLogger("seglog")
 
+_UNDER_WAY = 3  # batches, at most: one that the far end works on, one on its way, one being read
 _SLICE_SECONDS = 0.1  # no wait is longer than this at a time, so that stop() is noticed without any wake-up call
 
 Batch = list[Message[Any]]
@@ -98,7 +101,10 @@ class Forwarder:
         if not callable(send):
             raise InvalidOption(f"sink {sink!r} has no method send(batch) and is no function")
         self._consumer = consumer
-        self._send: Callable[[Batch], object] = send
+        begin: Callable[[Batch], object] | None = getattr(sink, "begin", None)
+        self._send: Callable[[Batch], object] = send if begin is None else begin
+        self._finish: Callable[[], int] = (lambda: 1) if begin is None else getattr(sink, "finish")  # noqa: B009
+        self._most_under_way = 1 if begin is None else _UNDER_WAY
         self._classify: Callable[[Exception], Verdict] = getattr(sink, "classify", _verdict_of)
         self._attach: Callable[[str], object] = getattr(sink, "attach", lambda log_id: None)
         self._ask_resume_point: Callable[[], int | None] = getattr(sink, "resume_point", lambda: None)
@@ -112,6 +118,7 @@ class Forwarder:
         self._batch_file = batch_file if getattr(sink, "same_batches", False) else None
         self._bounds: Bounds | None = None
         self._parts: deque[Batch] = deque()  # in hand: received, neither confirmed nor refused, in order
+        self._under_way: deque[int] = deque()  # of so many of these, from the first on: how many records were sent
         self._stopped = False
         self._attached = False
         self._asked = False  # since the last send that failed
@@ -124,7 +131,7 @@ class Forwarder:
         self._sent_records = self._sent_batches = self._refused_records = self._failures = 0
 
     def stop(self) -> None:
-        """Make `run` return after the send that is under way. For signal handlers and other threads; final.
+        """Make `run` return after the sends that are under way. For signal handlers and other threads; final.
 
         A batch that was received but not yet sent is still tried once; waiting ends within 0.1 s.
         """
@@ -149,7 +156,7 @@ class Forwarder:
         """
         try:
             self._take_up()
-            while not self._stopped:
+            while not self._stopped or self._under_way:
                 if not self._parts:
                     self._collect(wait=not once)
                 if self._parts:
@@ -206,25 +213,62 @@ class Forwarder:
         part = self._parts[0]
         self._alive_at = self._clock.monotonic()
         try:
-            fresh = self._not_yet_there(part)
-            if fresh:
-                if self._bounds is not None:
-                    self._bounds.note(fresh)
-                self._send(fresh)
+            if not self._under_way:
+                self._begin(part)
+            self._begin_more()
+            batches = self._finish() if self._under_way[0] else 0
         except Exception as error:
             self._failures += 1
+            self._under_way.clear()
             self._asked = False  # perhaps some of it is there
             self._on_failure(part, error)
             return
-        self._consumer.ack(*part)
-        self._parts.popleft()
-        self._sent_records += len(fresh)
-        self._sent_batches += bool(fresh)
+        self._on_finished(batches)
+
+    def _on_finished(self, batches: int) -> None:
+        """The far end has so many of those under way, from the first on; a part without anything new was none."""
+        parts, sent = 0, 0
+        for records in self._under_way:
+            if records and batches == 0:
+                break
+            batches -= bool(records)
+            parts, sent = parts + 1, sent + records
+            self._sent_batches += bool(records)
+        self._consumer.ack(*itertools.chain(*itertools.islice(self._parts, parts)))
+        for _ in range(parts):
+            self._parts.popleft()
+            self._under_way.popleft()
+        self._sent_records += sent
         self._refused_in_a_row = 0
         self._on_progress()
         if self._told is not None:
             _logger.info("forwarding works again")
             self._told = None
+
+    def _begin(self, part: Batch) -> None:
+        fresh = self._not_yet_there(part)
+        if fresh:
+            if self._bounds is not None:
+                self._bounds.note(fresh)
+            self._send(fresh)
+        self._under_way.append(len(fresh))
+
+    def _begin_more(self) -> None:
+        """Send others before the first is confirmed, as long as whole batches wait."""
+        while self._asked and not self._stopped and len(self._under_way) < self._most_under_way:
+            if len(self._parts) == len(self._under_way):
+                in_hand = sum(map(len, self._parts))
+                if len(self._consumer) < in_hand + self._batch_records:
+                    return
+                more = self._receive(self._batch_records, self._batch_bytes, 0.0)
+                if not more:
+                    return
+                self._parts.append(more)
+            try:
+                self._begin(self._parts[len(self._under_way)])
+            except Exception:
+                # What was before it is finished first. Then it is the first, and fails again, or does not.
+                self._asked = False
 
     def _not_yet_there(self, part: Batch) -> Batch:
         """Without what the far end says it has. Asked here, because the far end may be away, like for any send."""

@@ -5,7 +5,7 @@ For whoever writes a sink. It needs a far end that belongs to the test, and that
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,24 +89,45 @@ class _Watched:
         self._away = _AWAY_SENDS if fault == "away" else 0
         self._fault = fault
         self._arrived = arrived
+        self._begun: deque[Sequence[Message[Any]]] = deque()
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
+        self._go_there()
+        getattr(self._sink, "send", self._sink)(batch)
+        self._is_there("send", batch)
+
+    def _begin(self, batch: Sequence[Message[Any]]) -> None:
+        self._go_there()
+        self._sink.begin(batch)
+        self._begun.append(batch)
+
+    def _finish(self) -> int:
+        count: int = self._sink.finish()
+        if not 1 <= count <= len(self._begun):
+            raise _Broken(f"finish returned {count!r}: how many batches it is done with, of {len(self._begun)} begun")
+        self._is_there("finish", [message for _ in range(count) for message in self._begun.popleft()])
+        return count
+
+    def _go_there(self) -> None:
         if self._away:
             self._away -= 1
             raise ConnectionError("the far end is away (this is a test)")
+
+    def _is_there(self, said: str, batch: Sequence[Message[Any]]) -> None:
         fault, self._fault = self._fault, ""
-        getattr(self._sink, "send", self._sink)(batch)
         there = {each[0] for each in self._arrived()}
         lacking = [message.id for message in batch if message.id not in there]
         if lacking:
-            raise _Broken(f"send returned, and that confirms the batch, but the far end does not have {_some(lacking)}")
+            what = f"{said} returned, and that confirms the batch, but the far end does not have {_some(lacking)}"
+            raise _Broken(what)
         if fault == "answer":
             raise ConnectionError("the answer is lost (this is a test)")
         if fault == "kill":
             raise _Killed
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._sink, name)
+        found = getattr(self._sink, name)
+        return {"begin": self._begin, "finish": self._finish}.get(name, found)
 
 
 class _Check:
@@ -178,9 +199,9 @@ class _Check:
             ("away", "an error before the far end had the batch"),
             ("answer", "an error after the far end had the batch"),
         ):
-            self._append(self._records(5))
+            self._append(self._records(8))
             self._forward(doing, fault)
-        self._append(self._records(5))
+        self._append(self._records(8))
         self._killed_and_started_again("killed after the far end had the batch")
 
     def delayed(self) -> None:

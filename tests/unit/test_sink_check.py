@@ -98,6 +98,68 @@ def test_one_that_ends_the_forwarding_with_an_error_passes() -> None:
     checked(Ends)
 
 
+class Several(Good):
+    """Begins batches before the one before is there."""
+
+    def __init__(self, far_end: FarEnd) -> None:
+        super().__init__(far_end)
+        self.begun: list[Batch] = []
+
+    def resume_point(self) -> int | None:
+        for batch in self.begun:  # they were on their way
+            self.send(batch)
+        self.begun.clear()
+        return super().resume_point()
+
+    def begin(self, batch: Batch) -> None:
+        self.begun.append(batch)
+
+    def finish(self) -> int:
+        self.send(self.begun.pop(0))
+        return 1
+
+
+def test_one_with_several_batches_under_way_passes() -> None:
+    most = 0
+
+    class Watched(Several):
+        def begin(self, batch: Batch) -> None:
+            nonlocal most
+            super().begin(batch)
+            most = max(most, len(self.begun))
+
+    checked(Watched)
+    assert most > 1
+
+
+class FinishesWhatIsNotThere(Several):
+    def finish(self) -> int:
+        super().finish()
+        return 1 + bool(self.begun)
+
+
+class FinishesNothing(Several):
+    def finish(self) -> int:
+        super().finish()
+        return 0
+
+
+class ForgetsWhatItBegan(Several):
+    """What was under way when another one failed may be there."""
+
+    def resume_point(self) -> int | None:
+        point = self.far_end.next
+        for batch in self.begun:
+            self.send(batch)
+        self.begun.clear()
+        return point
+
+    def send(self, batch: Batch) -> None:
+        for message in batch:
+            self.store(message)
+        self.far_end.next = max(self.far_end.next, batch[-1].offset + 1)
+
+
 class Drops(Good):
     def store(self, message: Message[Any]) -> None:
         if message.offset != 9:
@@ -275,6 +337,9 @@ class NeverAnswers(Good):
         (ClosesOnce, "closed twice"),
         (RefusesWhatItDoesNotKnow, r"an error before the far end had the batch: .*classify\(\)"),
         (RefusesBinary, r"was refused \(no text\); .* pass them as payloads="),
+        (FinishesWhatIsNotThere, "finish returned, and that confirms the batch, but the far end does not have"),
+        (FinishesNothing, "finish returned 0"),
+        (ForgetsWhatItBegan, "more than once at the far end"),
         (NeverAnswers, "records of all kinds: the sink does not take what it should: .* no answer"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

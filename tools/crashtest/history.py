@@ -112,6 +112,9 @@ class Expected:
             if not any(found == payload and offset != at for offset, found in gone)
         }
         self.batches = [Batch((payload,), offset, offset < durable_offset) for offset, payload in records]
+        left = {offset for offset, _ in records}
+        for tracked in self.consumers.values():  # what is gone comes never again
+            tracked.failed = {offset: count for offset, count in tracked.failed.items() if offset in left}
 
     def _register(self, name: str) -> None:
         self.consumers.setdefault(name, Tracked())

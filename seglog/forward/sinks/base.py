@@ -11,6 +11,10 @@ A sink is anything with `send(batch)`; a plain function will do. Beside `send` i
   answering: then there is no point in going on, and `Forwarder.run` ends with that error.
 - `same_batches = True`: the far end drops repeats by a key of the batch, so a batch of which nobody knows whether it
   arrived must come again as it was, even after a kill: see `Forwarder`, `batch_file`.
+- `begin(batch)` and `finish()`, instead of `send`, so that several batches are under way: `begin` gives a batch to the
+  client and does not wait; `finish` waits until the far end has the oldest batch that was begun. It may raise whatever
+  `send` may; then nothing counts as begun any more. Only for a far end that leaves out whatever follows a record that
+  it did not take: else there would be holes.
 - `close()`, which gives connections back. Whoever made the sink calls it.
 """
 

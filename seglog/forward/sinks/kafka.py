@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -86,7 +87,8 @@ class KafkaSink:
         self._clock = SystemClock() if clock is None else clock
         self._writer: _Writer | None = None
         self._log_id = ""
-        self._newest = -1  # the highest offset there
+        self._newest = -1  # the highest offset there, or begun
+        self._begun: deque[int] = deque()  # how many messages the producer was given with each batch and before
         self._end: int | None = None  # where the partition ended when it was read; None: what is late there is known
         self._late: set[int] = set()  # offsets of this log among the records before that
 
@@ -97,6 +99,7 @@ class KafkaSink:
         """By the newest record of the partition, once nothing is under way to it."""
         deadline = self._deadline()
         writer = self._writer
+        self._begun.clear()
         if writer is not None:
             if not writer.settle(deadline):
                 raise self._no_answer(writer.heard)
@@ -116,33 +119,49 @@ class KafkaSink:
         return self._newest + 1
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
-        """All of it is given to the producer, and waited for."""
+        """All of it is given to the producer, and waited for. Not while something is begun."""
+        self.begin(batch)
+        self.finish()
+
+    def begin(self, batch: Sequence[Message[Any]]) -> None:
+        """All of it is given to the producer. Raises SinkError if a record is too large, or the time is over."""
         deadline = self._deadline()
         for message in batch:
-            if _size(message) > self._max_bytes:
+            if (message.extras or len(message.payload) > self._max_bytes) and _size(message) > self._max_bytes:
                 what = f"{message.id} has more than the {self._max_bytes} bytes that are sent"
                 raise SinkError(what, verdict=Verdict.REFUSED)
-        fresh = [message for message in batch if not self._is_there(message, deadline)]
-        newest, written = self._newest, 0
+        if any(message.offset <= self._newest for message in batch):
+            batch = [message for message in batch if not self._is_there(message, deadline)]
         if self._writer is None:
             self._writer = _Writer(self._library, self._writing, self._at.target, self._partition, self._clock)
         writer = self._writer
-        for message in fresh:
-            if not writer.write(message, newest, deadline):
-                break
-            newest, written = max(newest, message.offset), written + 1
-        if not writer.settle(deadline):
-            raise self._no_answer(writer.heard)
-        if writer.failed is not None:
-            raise self._failure(writer.heard.cause(writer.failed))
-        if written < len(fresh):
-            raise self._no_answer(writer.heard)
+        self._newest, whole = writer.write(batch, self._newest, deadline)
+        if not whole:
+            raise self._trouble(writer, deadline)
+        self._begun.append(writer.given)
+
+    def finish(self) -> int:
+        """Wait until the broker has the oldest batch that was begun. Returns how many of them it has by then."""
+        writer, deadline = self._writer, self._deadline()
+        assert writer is not None, "nothing was begun"
+        if not writer.store(self._begun[0], deadline):
+            raise self._trouble(writer, deadline)
         writer.heard.forget()
-        self._newest = newest
+        before = len(self._begun)
+        while self._begun and self._begun[0] <= writer.stored:
+            self._begun.popleft()
+        return before - len(self._begun)
+
+    def _trouble(self, writer: _Writer, deadline: float) -> SinkError:
+        """What ended it, once that is known of all that was given."""
+        if writer.settle(deadline) and writer.failed is not None:
+            return self._failure(writer.heard.cause(writer.failed))
+        return self._no_answer(writer.heard)
 
     def close(self) -> None:
         """Give the connections back, and up what was not answered. A later `send` opens new ones."""
         writer, self._writer = self._writer, None
+        self._begun.clear()
         if writer is not None:
             writer.abandon()
 
@@ -234,49 +253,57 @@ class _Writer:
         self._error: type[Exception] = library.KafkaException
         self._topic, self._partition = topic, partition
         self._clock = clock
-        self._open = 0  # messages that nothing was reported of
+        self.given = self.stored = self._reported = 0  # messages
 
-    def write(self, message: Message[Any], newest: int, deadline: float) -> bool:
-        """False if it had to wait for room too long, or there is no point in it any more."""
-        headers = [(ID, message.id.encode())]
-        if message.offset < newest:
-            headers.append((NEWEST, b"%d" % newest))
-        headers += message.headers.items()
-        while self.failed is None:
-            try:
-                self._producer.produce(
-                    self._topic,
-                    message.payload,
-                    message.key,
-                    self._partition,
-                    on_delivery=self._reported,
-                    timestamp=message.time_ns // 1_000_000,
-                    headers=headers,
-                )
-            except BufferError:
-                if self._clock.monotonic() >= deadline:
-                    return False
-                self._serve(_SLICE_SECONDS)
-                continue
-            except self._error as error:  # it ended because of an earlier one, or takes none like this
-                self._fail(error.args[0])
-                return False
-            self._open += 1
-            return True
-        return False
+    def write(self, batch: Sequence[Message[Any]], newest: int, deadline: float) -> tuple[int, bool]:
+        """Gives them to the producer. Returns the highest offset that was, and whether all were.
+
+        Not all, if there was no room for too long, or there is no point in it any more.
+        """
+        give, topic, partition = self._producer.produce, self._topic, self._partition
+        done = self._on_delivery
+        log_id = batch[0].origin.log_id.encode() if batch else b""
+        for offset, payload, time_ns, _, extras, *_ in batch:  # this loop is what forwarding costs
+            headers = [(ID, b"%b:%d" % (log_id, offset))]
+            if offset < newest:
+                headers.append((NEWEST, b"%d" % newest))
+            else:
+                newest = offset
+            key = None
+            if extras is not None:
+                key = extras.key
+                headers += (extras.headers or {}).items()
+            while self.failed is None:
+                try:
+                    time_ms = time_ns // 1_000_000
+                    give(topic, payload, key, partition, on_delivery=done, timestamp=time_ms, headers=headers)
+                    break
+                except BufferError:
+                    if self._clock.monotonic() >= deadline:
+                        return newest, False
+                    self._serve(deadline)
+                except self._error as error:  # it ended because of an earlier one, or takes none like this
+                    self._fail(error.args[0])
+            else:
+                return newest, False
+            self.given += 1
+        return newest, True
+
+    def store(self, count: int, deadline: float) -> bool:
+        """Wait until the broker has so many of the messages. False if that is not to be, or takes too long."""
+        while self.stored < count and self.failed is None and self._clock.monotonic() < deadline:
+            self._serve(deadline, flush=count == self.given)
+        return self.stored >= count
 
     def settle(self, deadline: float) -> bool:
-        """Wait until it is known of every message what became of it."""
+        """Wait until it is known of every message what became of it. False if that takes too long."""
         purged = False
-        while self._open:
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return False
-            self._serve(min(left, _SLICE_SECONDS))
+        while self._reported < self.given and self._clock.monotonic() < deadline:
+            self._serve(deadline, flush=True)
             if self.failed is not None and not purged:
                 self._producer.purge(in_queue=True, in_flight=False)
                 purged = True
-        return True
+        return self._reported == self.given
 
     def abandon(self) -> None:
         """Without a last attempt: nothing is written from now on but what is on its way."""
@@ -284,15 +311,19 @@ class _Writer:
         self._serve(0)  # the reports hold this object
         del self._producer
 
-    def _serve(self, seconds: float) -> None:
+    def _serve(self, deadline: float, flush: bool = False) -> None:
+        """Wait a little for reports; with `flush`, for all of them, and nothing lingers any more."""
+        seconds = max(0.0, min(deadline - self._clock.monotonic(), _SLICE_SECONDS))
         try:
-            self._producer.flush(seconds)
+            (self._producer.flush if flush else self._producer.poll)(seconds)
         except self._error as error:  # the producer has ended; what became of its messages is still reported
             self.heard(error.args[0])
 
-    def _reported(self, error: KafkaError | None, _: object) -> None:
-        self._open -= 1
-        if error is not None:
+    def _on_delivery(self, error: KafkaError | None, _: object) -> None:
+        self._reported += 1
+        if error is None:
+            self.stored += 1
+        else:
             self._fail(error)
 
     def _fail(self, error: KafkaError) -> None:
@@ -403,8 +434,6 @@ def _words(error: KafkaError) -> str:
 
 
 def _size(message: Message[Any]) -> int:
-    if message.extras is None:
-        return len(message.payload)
     headers = sum(len(name.encode()) + len(value) + _HEADER_BYTES for name, value in message.headers.items())
     return len(message.payload) + len(message.key or b"") + headers
 

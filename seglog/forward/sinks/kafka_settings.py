@@ -54,7 +54,7 @@ def writing(timeout: float, max_bytes: int) -> dict[str, Any]:
         "max.in.flight": 1,
         "message.timeout.ms": 0,  # none: the sink asks later what became of it
         "request.timeout.ms": max(1, min(900_000, int(timeout * 1000))),  # what the broker has, for all its replicas
-        "linger.ms": 5,  # the first records go while the others are given; then nothing waits
+        "linger.ms": 1,  # the first records go while the others are given; then nothing waits
         "message.max.bytes": max(1000, max_bytes + _FRAME_BYTES),
     }
 

@@ -38,6 +38,33 @@ class FarEnd:
         self.accepted += offsets
 
 
+class Several(FarEnd):
+    """The same, with batches begun before the oldest is finished. None is taken behind one that failed."""
+
+    def __init__(self, *script: Exception | None, poison: frozenset[int] = frozenset()) -> None:
+        super().__init__(*script, poison=poison)
+        self.begun: list[Batch] = []
+        self.most = 0
+
+    def begin(self, batch: Batch) -> None:
+        self.begun.append(batch)
+        self.most = max(self.most, len(self.begun))
+
+    def finish(self) -> int:
+        try:
+            self.send(self.begun.pop(0))
+        except BaseException:
+            self.begun.clear()
+            raise
+        return 1
+
+
+@pytest.fixture(autouse=True, params=[FarEnd, Several])
+def kind_of_far_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds with one batch at a time holds with several under way."""
+    monkeypatch.setitem(globals(), "FarEnd", request.param)
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -56,6 +83,73 @@ def test_everything_arrives_in_order_and_is_acknowledged(clock: FakeClock) -> No
     assert forwarder.stats().sent_records == 1234
     assert forwarder.stats().sent_batches == 3
     assert clock.slept == []
+
+
+def test_batches_are_under_way_together_only_while_whole_ones_wait(clock: FakeClock) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 59, clock), Several()
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    forwarder.run(once=True)
+    assert far_end.most == 3
+    assert [len(batch) for batch in far_end.seen] == [10] * 5 + [9]
+    assert far_end.accepted == list(range(59)) == consumer.acked()
+    assert forwarder.stats().sent_batches == 6
+    consumer, far_end = FakeConsumer([b"x"] * 19, clock), Several()
+    Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
+    assert far_end.most == 1
+
+
+def test_a_sink_may_say_that_it_has_finished_several(clock: FakeClock) -> None:
+    class Quick(Several):
+        def finish(self) -> int:
+            count = len(self.begun)
+            while self.begun:
+                super().finish()
+            return count
+
+    consumer, far_end = FakeConsumer([b"x"] * 60, clock), Quick()
+    Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
+    assert consumer.journal == [("ack", list(range(30))), ("ack", list(range(30, 60)))]
+
+
+def test_what_was_begun_behind_a_failure_is_begun_again(clock: FakeClock) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 50, clock), Several(None, OSError("gone"))
+    Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
+    assert far_end.accepted == list(range(50)) == consumer.acked()
+
+
+def test_what_the_far_end_has_is_asked_for_only_with_nothing_under_way(clock: FakeClock) -> None:
+    class Asked(Several):
+        asked = 0
+
+        def begin(self, batch: Batch) -> None:
+            if batch[0].offset == 20 and self.asked == 1:
+                raise SinkError("no room")
+            super().begin(batch)
+
+        def resume_point(self) -> int:
+            assert not self.begun
+            self.asked += 1
+            return len(self.accepted)
+
+    consumer, far_end = FakeConsumer([b"x"] * 50, clock), Asked()
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    forwarder.run(once=True)
+    assert far_end.accepted == list(range(50)) == consumer.acked()
+    assert far_end.asked == 2
+    assert forwarder.stats().failures == 0, "behind the others it was taken"
+
+
+def test_parts_that_are_there_already_stand_between_those_under_way(clock: FakeClock) -> None:
+    class Ahead(Several):
+        def resume_point(self) -> int:
+            return 15
+
+    consumer, far_end = FakeConsumer([b"x"] * 40, clock), Ahead()
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    forwarder.run(once=True)
+    assert far_end.accepted == list(range(15, 40))
+    assert consumer.acked() == list(range(40))
+    assert (forwarder.stats().sent_records, forwarder.stats().sent_batches) == (25, 3)
 
 
 def test_p5_nothing_is_acknowledged_before_it_is_confirmed(clock: FakeClock) -> None:
@@ -327,8 +421,9 @@ def test_stop_while_sending_acknowledges_what_was_confirmed(clock: FakeClock) ->
     far_end.before_each = lambda batch: forwarder.stop()
     forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
     forwarder.run()
-    assert consumer.journal == [("ack", list(range(10)))]
-    assert len(consumer) == 10
+    under_way = 20 if isinstance(far_end, Several) else 10
+    assert far_end.accepted == list(range(under_way)) == consumer.acked()
+    assert {what for what, _ in consumer.journal} == {"ack"}
 
 
 def test_stop_while_backing_off_ends_at_once_and_gives_the_batch_back(clock: FakeClock) -> None:

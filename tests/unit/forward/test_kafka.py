@@ -225,7 +225,7 @@ class FakeKafka(types.ModuleType):
         self.outcome: FakeError | None = None
         self.silent = True
         self.calls: list[str] = []
-        self.room = 1000
+        self.room = self.at_once = 1000
 
     def Producer(self, settings: dict[str, Any], logger: Any) -> FakeKafka:
         self.calls.append("producer")
@@ -249,11 +249,16 @@ class FakeKafka(types.ModuleType):
         self.written.append(payload)
         self.reports.append(given["on_delivery"])
 
-    def flush(self, seconds: float) -> None:
+    def poll(self, seconds: float) -> None:
         if not self.silent:
-            reports, self.reports = self.reports, []
-            for report in reports:
-                report(self.outcome, None)
+            self.report(self.at_once)
+
+    flush = poll
+
+    def report(self, count: int) -> None:
+        reports, self.reports = self.reports[:count], self.reports[count:]
+        for report in reports:
+            report(self.outcome, None)
 
     def purge(self, in_queue: bool = True, in_flight: bool = True) -> None:
         self.calls.append(f"purge {in_queue:d}{in_flight:d}")
@@ -288,9 +293,38 @@ def test_p5_nothing_is_read_back_while_a_send_is_under_way(fake: FakeKafka, batc
     assert fake.calls == ["producer", "read", "purge 11"]
 
 
+def test_batches_are_begun_one_after_the_other_and_finished_in_order(fake: FakeKafka, batch: list[Any]) -> None:
+    sink: Any = open_sink("kafka://broker/events", timeout=0.01)
+    for message in batch:
+        sink.begin([message])
+    assert fake.written == [b"1", b"2", b"3"], "nothing was waited for"
+    fake.report(1)
+    assert sink.finish() == 1
+    fake.report(9)
+    assert sink.finish() == 2, "both are there"
+    fake.outcome = FakeError("_MSG_TIMED_OUT")
+    sink.begin([batch[2]._replace(offset=3)])
+    sink.begin([batch[2]._replace(offset=4)])
+    fake.report(9)
+    with pytest.raises(SinkError, match="_MSG_TIMED_OUT"):
+        sink.finish()
+
+
+def test_what_was_stored_before_a_failure_is_finished(fake: FakeKafka, batch: list[Any]) -> None:
+    sink: Any = open_sink("kafka://broker/events", timeout=0.01)
+    for message in batch:
+        sink.begin([message])
+    fake.report(1)
+    fake.outcome = FakeError("_MSG_TIMED_OUT")
+    fake.report(9)
+    assert sink.finish() == 1
+    with pytest.raises(SinkError, match="_MSG_TIMED_OUT"):
+        sink.finish()
+
+
 def test_after_a_failure_the_rest_is_taken_back_and_a_new_producer_made(fake: FakeKafka, batch: list[Any]) -> None:
     sink: Any = open_sink("kafka://broker/events", timeout=1)
-    fake.silent, fake.outcome = False, FakeError("_MSG_TIMED_OUT")
+    fake.silent, fake.outcome, fake.at_once = False, FakeError("_MSG_TIMED_OUT"), 1
     with pytest.raises(SinkError, match=r"kafka://broker:9092/events, partition 0: it says _MSG_TIMED_OUT") as caught:
         sink.send(batch)
     assert caught.value.verdict is Verdict.RETRY
