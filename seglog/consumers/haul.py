@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from seglog.model import Message
@@ -11,6 +12,8 @@ from seglog.reader import Run
 T = TypeVar("T")
 
 NO_LIMIT = 1 << 62  # bytes
+
+_PAYLOAD = attrgetter("payload")
 
 
 @dataclass
@@ -37,15 +40,17 @@ class Haul(Generic[T]):
     def add_all(self, messages: list[Message[T]]) -> None:
         self.messages += messages
         if self.room < NO_LIMIT:
-            self.room -= sum(len(message.payload) for message in messages)
+            self.room -= sum(map(len, map(_PAYLOAD, messages)))
 
     def fitting(self, run: Run, first: int, stop: int) -> int:
         """Up to which offset the run's records fit, from `first` on."""
         if self.room == NO_LIMIT:
             return stop
+        sizes = list(map(len, run.records[first - run.first : stop - run.first]))
         room = self.room
-        for offset in range(first, stop):
-            size = len(run.records[offset - run.first])
+        if sum(sizes) <= room:
+            return stop
+        for offset, size in enumerate(sizes, first):
             if size > room and (self.messages or offset > first):
                 return offset
             room -= size

@@ -23,6 +23,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seglog import options
@@ -57,6 +58,8 @@ _CONFIGURATION = frozenset((
 _AFTERMATH = frozenset(("_FATAL", "_GAPLESS_GUARANTEE", "_PURGE_QUEUE", "_PURGE_INFLIGHT"))
 # Reading a partition by its number needs no group, but the library asks for one.
 _OF_THE_GROUP = frozenset(("GROUP_AUTHORIZATION_FAILED", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS"))
+# A batch is looked at without a step of Python for each message.
+_OFFSET, _PAYLOAD, _EXTRAS = attrgetter("offset"), attrgetter("payload"), attrgetter("extras")
 _CUT = ("Disconnected", "transport error", "unexpected eof")
 
 
@@ -126,11 +129,9 @@ class KafkaSink:
     def begin(self, batch: Sequence[Message[Any]]) -> None:
         """All of it is given to the producer. Raises SinkError if a record is too large, or the time is over."""
         deadline = self._deadline()
-        for message in batch:
-            if (message.extras or len(message.payload) > self._max_bytes) and _size(message) > self._max_bytes:
-                what = f"{message.id} has more than the {self._max_bytes} bytes that are sent"
-                raise SinkError(what, verdict=Verdict.REFUSED)
-        if any(message.offset <= self._newest for message in batch):
+        if any(map(_EXTRAS, batch)) or max(map(len, map(_PAYLOAD, batch)), default=0) > self._max_bytes:
+            self._refuse_what_is_too_large(batch)
+        if min(map(_OFFSET, batch), default=0) <= self._newest:
             batch = [message for message in batch if not self._is_there(message, deadline)]
         if self._writer is None:
             self._writer = _Writer(self._library, self._writing, self._at.target, self._partition, self._clock)
@@ -164,6 +165,12 @@ class KafkaSink:
         self._begun.clear()
         if writer is not None:
             writer.abandon()
+
+    def _refuse_what_is_too_large(self, batch: Sequence[Message[Any]]) -> None:
+        for message in batch:
+            if _size(message) > self._max_bytes:
+                what = f"{message.id} has more than the {self._max_bytes} bytes that are sent"
+                raise SinkError(what, verdict=Verdict.REFUSED)
 
     def _is_there(self, message: Message[Any], deadline: float) -> bool:
         """A message that was delayed is sent although the far end has later ones; only looking tells if it has it."""
@@ -276,7 +283,7 @@ class _Writer:
             while self.failed is None:
                 try:
                     time_ms = time_ns // 1_000_000
-                    give(topic, payload, key, partition, on_delivery=done, timestamp=time_ms, headers=headers)
+                    give(topic, payload, key, partition, done, timestamp=time_ms, headers=headers)
                     break
                 except BufferError:
                     if self._clock.monotonic() >= deadline:

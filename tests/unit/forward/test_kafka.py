@@ -243,11 +243,11 @@ class FakeKafka(types.ModuleType):
     def TopicPartition(self, *place: object) -> object:
         return place
 
-    def produce(self, topic: str, payload: bytes, key: bytes | None, partition: int, **given: Any) -> None:
+    def produce(self, topic: str, payload: bytes, key: Any, partition: int, on_delivery: Any, **given: Any) -> None:
         if len(self.reports) >= self.room:
             raise BufferError
         self.written.append(payload)
-        self.reports.append(given["on_delivery"])
+        self.reports.append(on_delivery)
 
     def poll(self, seconds: float) -> None:
         if not self.silent:
