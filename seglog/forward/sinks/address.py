@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 import urllib.parse
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seglog.errors import InvalidOption
+
+if TYPE_CHECKING:
+    import ssl
 
 COMMON = ("password_file", "ca", "cert", "key")
 
@@ -42,6 +45,8 @@ class Address:
 
     def tls(self) -> ssl.SSLContext:
         """What verifies the far end, by the system's authorities or the URL's. Raises InvalidOption."""
+        import ssl
+
         try:
             context = ssl.create_default_context(cafile=self.options.get("ca"))
             if "cert" in self.options:
@@ -64,30 +69,45 @@ def parse(url: str, *, port: int, target: str, default: str = "", known: Collect
     Raises:
         InvalidOption: it cannot be meant like this; the message has no secret in it.
     """
-    if not re.fullmatch(r"[\x21-\x7e\x80-\U0010ffff]+", url):
-        raise InvalidOption("the URL holds spaces or control characters")
+    all_of_it(url)
     try:
         parts = urllib.parse.urlsplit(url)
         given = parts.port
-        pairs = urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise InvalidOption(f"the URL is malformed: expected {_shape(url, target)}") from None
     path = urllib.parse.unquote(parts.path.removeprefix("/")) or default
     if not parts.hostname or not path or parts.fragment or given == 0:
-        raise InvalidOption(f"the URL needs a host and {target}: expected {_shape(url, target)}")
-    options = dict(pairs)
-    unknown = sorted(options.keys() - {*COMMON, *known})
-    if unknown or len(options) < len(pairs):
-        what = f"has no option {unknown[0]!r}" if unknown else "names an option twice"
-        raise InvalidOption(f"the URL {what}; there are {', '.join(sorted({*COMMON, *known}))}")
+        what = "a host" if default else f"a host and {target}"
+        raise InvalidOption(f"the URL needs {what}: expected {_shape(url, target)}")
+    options = query(parts.query, {*COMMON, *known}, _shape(url, target))
     user = _unquoted(parts.username) or os.environ.get("SEGLOG_SINK_USER") or None
     password = _unquoted(parts.password) or _from_file(options) or os.environ.get("SEGLOG_SINK_PASSWORD") or None
     return Address(parts.scheme.lower(), parts.hostname, given or port, path, user, password, options)
 
 
-def whole(address: Address, name: str, default: int, least: int, most: int) -> int:
+def all_of_it(url: str) -> None:
+    """Raises InvalidOption for characters that taking a URL apart would drop without a word."""
+    if not re.fullmatch(r"[\x21-\x7e\x80-\U0010ffff]+", url):
+        raise InvalidOption("the URL holds spaces or control characters")
+
+
+def query(text: str, known: Collection[str], shape: str) -> dict[str, str]:
+    """The options behind the question mark. `shape`: how such a URL looks. Raises InvalidOption."""
+    try:
+        pairs = urllib.parse.parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
+    except ValueError:
+        raise InvalidOption(f"the URL is malformed: expected {shape}?option=value") from None
+    options = dict(pairs)
+    unknown = sorted(options.keys() - set(known))
+    if unknown or len(options) < len(pairs):
+        what = f"has no option {unknown[0]!r}" if unknown else "names an option twice"
+        raise InvalidOption(f"the URL {what}; there are {', '.join(sorted(known))}")
+    return options
+
+
+def whole(options: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     """A number among the options. Raises InvalidOption."""
-    text = address.options.get(name, str(default))
+    text = options.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,18}", text) or not least <= int(text) <= most:
         raise InvalidOption(f"the URL's option {name} is a number from {least} to {most}, not {text!r}")
     return int(text)

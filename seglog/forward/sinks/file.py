@@ -30,6 +30,7 @@ from typing import Any
 from seglog import options
 from seglog.disk.base import Directory, Disk, File
 from seglog.errors import InvalidOption, SeglogError, storage_errors
+from seglog.forward.sinks import address
 from seglog.forward.sinks.base import SinkError, Verdict
 from seglog.forward.sinks.encoding import encoder
 from seglog.forward.sinks.file_state import SLOT_BYTES, State, decode, encode, slot_file
@@ -67,7 +68,7 @@ class FileSink:
             raise InvalidOption("the format is given twice, in the URL and beside it")
         self._encode = encoder(format or given.get("format", "lines"))
         self._rotate = _bytes(given["rotate"]) if "rotate" in given else None
-        self._keep = _whole("keep", given["keep"]) if "keep" in given else None
+        self._keep = address.whole(given, "keep", 0, 1, 1 << 30) if "keep" in given else None
         if self._keep is not None and self._rotate is None:
             raise InvalidOption("the URL's option keep is for rotate")
         self._mode = _mode(given.get("mode", "600"))
@@ -304,28 +305,13 @@ def _taken_apart(url: str) -> tuple[str, dict[str, str]]:
     path = urllib.parse.unquote(written)
     if "#" in rest or os.path.basename(path) in ("", ".", "..") or any(ord(one) < 32 for one in path):
         raise InvalidOption("the URL needs the path of a file: expected file:/path/to/name.ndjson")
-    try:
-        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise InvalidOption("the URL is malformed: expected file:/path/to/name.ndjson?option=value") from None
-    given = dict(pairs)
-    unknown = sorted(given.keys() - set(_OPTIONS))
-    if unknown or len(given) < len(pairs):
-        what = f"has no option {unknown[0]!r}" if unknown else "names an option twice"
-        raise InvalidOption(f"the URL {what}; there are {', '.join(_OPTIONS)}")
-    return path, given
+    return path, address.query(query, _OPTIONS, "file:/path/to/name.ndjson")
 
 
 def _bytes(text: str) -> int:
     found = options.size(text)
     options.whole("rotate", found, 1, 1 << 60)
     return found
-
-
-def _whole(name: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise InvalidOption(f"the URL's option {name} is a whole number of at least 1, not {text!r}")
-    return int(text)
 
 
 def _mode(text: str) -> int:

@@ -77,8 +77,8 @@ class KafkaSink:
         self._at = address.parse(url, port=9092, target="a topic", known=("brokers", "max_bytes", "partition", "sasl"))
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", self._at.target):
             raise InvalidOption(f"{self._at.target!r} is no name of a topic")
-        self._partition = address.whole(self._at, "partition", 0, 0, (1 << 31) - 1)
-        self._max_bytes = address.whole(self._at, "max_bytes", _BYTES_MAX, 1, 999_000_000)
+        self._partition = address.whole(self._at.options, "partition", 0, 0, (1 << 31) - 1)
+        self._max_bytes = address.whole(self._at.options, "max_bytes", _BYTES_MAX, 1, 999_000_000)
         connecting = kafka_settings.connection(self._at, self._timeout)
         self._writing = {**connecting, **kafka_settings.writing(self._timeout, self._max_bytes)}
         self._reading = {**connecting, **kafka_settings.reading(self._max_bytes)}

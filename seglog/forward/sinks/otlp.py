@@ -59,7 +59,7 @@ class OtlpSink:
         clock: Clock | None = None,
     ) -> None:
         plain, at = _taken_apart(url)
-        self._raw = address.whole(at, "raw", 0, 0, 1) == 1
+        self._raw = address.whole(at.options, "raw", 0, 0, 1) == 1
         self._service = at.options.get("service", "seglog")
         try:
             from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
@@ -149,15 +149,13 @@ class OtlpSink:
             if answer.content_type == "application/json":
                 said = json.loads(answer.body).get("partialSuccess") or {}
                 return int(said.get("rejectedLogRecords") or 0), str(said.get("errorMessage") or "")
-            if answer.content_type == _PROTOBUF:
-                partial = self._messages.ExportLogsServiceResponse.FromString(answer.body).partial_success
-                return partial.rejected_log_records, partial.error_message
-        except (ValueError, TypeError, AttributeError, self._decode_error):
-            pass  # no collector says that; said below, like other kinds of content
-        raise SinkError(
-            f"{name}: HTTP {answer.status}, but not as a collector answers: is this its address?",
-            verdict=Verdict.CONFIGURATION,
-        )
+            if answer.content_type != _PROTOBUF:
+                raise ValueError(f"content of type {answer.content_type!r}")
+            partial = self._messages.ExportLogsServiceResponse.FromString(answer.body).partial_success
+            return partial.rejected_log_records, partial.error_message
+        except (ValueError, TypeError, AttributeError, self._decode_error) as error:
+            what = f"{name}: HTTP {answer.status}, but not as a collector answers: is this its address?"
+            raise SinkError(what, verdict=Verdict.CONFIGURATION) from error
 
 
 def _put(value: AnyValue, data: bytes) -> None:

@@ -28,6 +28,7 @@ from seglog import options
 from seglog.clock import Clock, SystemClock
 from seglog.errors import InvalidOption
 from seglog.format.checksum import compress
+from seglog.forward.sinks import address
 from seglog.forward.sinks.base import SinkError, Verdict, missing
 
 if TYPE_CHECKING:
@@ -190,8 +191,7 @@ def _seconds_until(retry_after: str | None, clock: Clock) -> float | None:
 
 def _checked(url: str) -> tuple[str, str]:
     """The URL, and how it is named in messages (no query: it may be a secret); or InvalidOption."""
-    if not re.fullmatch(r"[\x21-\x7e\x80-\U0010ffff]+", url):
-        raise InvalidOption("the URL holds spaces or control characters")
+    address.all_of_it(url)
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port

@@ -38,7 +38,7 @@ class RedisSink:
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
         self._at = address.parse(url, port=6379, target="a stream", known=("db",))
-        database = address.whole(self._at, "db", 0, 0, 1_000_000)
+        database = address.whole(self._at.options, "db", 0, 0, 1_000_000)
         try:
             import redis
             import redis.exceptions
