@@ -15,7 +15,7 @@ from seglog.consumers.cursor import Cursor
 from seglog.disk.base import Directory, File
 from seglog.errors import InvalidOption, StorageError, UnknownConsumer, storage_error
 from seglog.format import layout as L
-from seglog.format.names import CURSOR_SUFFIX, CURSORS_LOCK, cursor_file_name
+from seglog.format.names import CURSOR_SUFFIX, CURSORS_LOCK, batch_file_name, cursor_file_name
 
 LOCK_WAIT_SECONDS = 30.0
 
@@ -100,8 +100,10 @@ class Registry:
             raise UnknownConsumer(f"no consumer {name!r} is registered")
         del known[name]
         self._store(known)
-        if cursor_file_name(name) in self.cursors.list():
-            self.cursors.unlink(cursor_file_name(name))
+        gone = {cursor_file_name(name), batch_file_name(name)}.intersection(self.cursors.list())
+        for file_name in sorted(gone):
+            self.cursors.unlink(file_name)
+        if gone:
             self.cursors.sync()
 
     def _store(self, consumers: dict[str, int]) -> None:

@@ -14,6 +14,7 @@ DEAD = "dead"
 QUARANTINE = "quarantine"
 TEMPORARY = ".tmp"
 CURSOR_SUFFIX = ".cursor"
+BATCH_SUFFIX = ".batch"
 DELETED = "deleted"  # the one consumer of `dead/`: what it has handled was deleted
 
 OURS = frozenset((LOCK, META, SEGMENTS, CURSORS, DEAD, QUARANTINE))
@@ -41,6 +42,11 @@ def parse_segment_name(name: str) -> SegmentName | None:
 
 def cursor_file_name(consumer: str) -> str:
     return consumer + CURSOR_SUFFIX
+
+
+def batch_file_name(consumer: str) -> str:
+    """Of what a forwarder notes for itself."""
+    return consumer + BATCH_SUFFIX
 
 
 def is_temporary(name: str) -> bool:

@@ -21,13 +21,12 @@ from seglog.disk.base import Directory, File
 from seglog.disk.local import LocalDisk
 from seglog.errors import storage_errors
 from seglog.format.checksum import crc32c
-from seglog.format.names import CURSORS
+from seglog.format.names import CURSORS, batch_file_name
 from seglog.forward.sinks.base import SinkError, Verdict
 from seglog.model import Message
 
 Batch = list[Message[Any]]
 
-SUFFIX = ".batch"
 FILE_BYTES = 64 << 10  # more ranges than that are more than any server takes as a key
 _PREALLOCATED = 4096
 _LINE = re.compile(r"([0-9a-f]{8}) (([0-9a-f-]{1,64}) ([0-9]{1,9}) ([0-9,-]+))\n")
@@ -128,7 +127,7 @@ class Bounds:
 
 def beside_cursor(directory: str | os.PathLike[str], consumer: str) -> str:
     """Where the file of a consumer belongs, by the log's directory: whoever may write the cursor may write it."""
-    return os.path.join(directory, CURSORS, consumer + SUFFIX)
+    return os.path.join(directory, CURSORS, batch_file_name(consumer))
 
 
 def ranges(batch: Iterable[Message[Any]]) -> str:

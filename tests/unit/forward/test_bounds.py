@@ -69,6 +69,18 @@ def numbers(first: int, stop: int) -> list[bytes]:
     return [b"%d" % number for number in range(first, stop)]
 
 
+def test_the_file_goes_with_the_consumer(tmp_path: Path) -> None:
+    with seglog.open(tmp_path / "log") as log:
+        log.append(b"x")
+        cursors = tmp_path / "log" / "cursors"
+        forward(log, FarEnd(), cursors)
+        log.consumer("other").close()
+        (cursors / "other.batch").write_bytes(b"")
+        assert sorted(path.name for path in cursors.glob("forward.*")) == [FILE, "forward.cursor"]
+        log.remove_consumer("forward")
+        assert sorted(path.name for path in cursors.glob("*.*")) == [".lock", "other.batch", "other.cursor"]
+
+
 def test_the_batch_under_way_comes_again_as_it_was_though_there_is_more_now(tmp_path: Path) -> None:
     far_end = FarEnd(2)
     with seglog.open(":memory:") as log:
