@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from seglog import options
 from seglog.clock import Clock, SystemClock
-from seglog.errors import DeadLetterWriteFailed, InvalidOption, LogClosed
+from seglog.errors import DeadLetterWriteFailed, InvalidOption, LogClosed, SeglogError
 from seglog.forward.backoff import Backoff
 from seglog.forward.bounds import Bounds
 from seglog.forward.sinks.base import Sink, SinkError, Verdict
@@ -344,8 +344,9 @@ class Forwarder:
         if trouble == self._told:
             return
         self._told = trouble
+        _logger.debug("what was raised", exc_info=problem)
         if verdict is Verdict.RETRY:
-            _logger.warning("not forwarded, trying again: %s", str(problem) or type(problem).__name__)
+            _logger.warning("not forwarded, trying again: %s", _words(problem))
         elif isinstance(problem, SinkError) and problem.verdict is Verdict.REFUSED:
             _logger.warning(
                 "%d records in a row were refused; the rest is kept, not dead-lettered, and tried again: %s",
@@ -384,6 +385,12 @@ def _size(messages: Iterable[Message[Any]]) -> int:
 def _verdict_of(error: Exception) -> Verdict:
     """Where a sink does not say: trying again is the one answer that loses nothing."""
     return error.verdict if isinstance(error, SinkError) else Verdict.RETRY
+
+
+def _words(error: Exception) -> str:
+    """Where it may be a mistake in a sink and no trouble of the far end, its kind tells more than its text."""
+    kind = "" if isinstance(error, (SeglogError, OSError)) else type(error).__name__
+    return ": ".join(filter(None, (kind, str(error)))) or type(error).__name__
 
 
 def _was_delayed(message: Message[Any]) -> bool:

@@ -259,10 +259,18 @@ def test_retry_after_is_honoured_on_top_of_the_jitter(clock: FakeClock) -> None:
     assert 7.0 < clock.monotonic() - start < 7.2
 
 
-def test_any_error_of_a_sink_is_retried_where_nothing_says_otherwise(clock: FakeClock) -> None:
-    consumer, far_end = FakeConsumer([b"x"], clock), FarEnd(ZeroDivisionError(), KeyError("x"))
+def test_any_error_of_a_sink_is_retried_where_nothing_says_otherwise(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    errors = ZeroDivisionError(), KeyError("x"), ConnectionError("gone")
+    consumer, far_end = FakeConsumer([b"x"], clock), FarEnd(*errors)
     Forwarder(consumer, far_end, clock=clock).run(once=True)
     assert consumer.acked() == [0]
+    said = [line.removeprefix("not forwarded, trying again: ") for line in warnings(caplog)]
+    assert said == ["ZeroDivisionError", "KeyError: 'x'", "gone"]
+    traced = [record for record in caplog.records if record.levelno == logging.DEBUG and record.exc_info]
+    assert len(traced) == 3, "whoever writes a sink wants to know where"
 
 
 def test_the_poison_record_is_found_and_the_others_arrive_in_order(clock: FakeClock) -> None:
