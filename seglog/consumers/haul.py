@@ -14,6 +14,7 @@ T = TypeVar("T")
 NO_LIMIT = 1 << 62  # bytes
 
 _PAYLOAD = attrgetter("payload")
+_AT_ONCE = 64  # sizes that are added up without a step of Python for each
 
 
 @dataclass
@@ -46,12 +47,15 @@ class Haul(Generic[T]):
         """Up to which offset the run's records fit, from `first` on."""
         if self.room == NO_LIMIT:
             return stop
-        sizes = list(map(len, run.records[first - run.first : stop - run.first]))
         room = self.room
-        if sum(sizes) <= room:
-            return stop
-        for offset, size in enumerate(sizes, first):
-            if size > room and (self.messages or offset > first):
-                return offset
-            room -= size
+        for begin in range(first, stop, _AT_ONCE):
+            end = min(begin + _AT_ONCE, stop)
+            sizes = list(map(len, run.records[begin - run.first : end - run.first]))
+            if sum(sizes) <= room:
+                room -= sum(sizes)
+                continue
+            for offset, size in enumerate(sizes, begin):
+                if size > room and (self.messages or offset > first):
+                    return offset
+                room -= size
         return stop

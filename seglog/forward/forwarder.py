@@ -27,6 +27,7 @@ from seglog.model import Message
 _logger = logging.getLogger("seglog")
 
 _UNDER_WAY = 3  # batches, at most: one that the far end works on, one on its way, one being read
+_ALONE = 100  # batches that go one at a time after one was refused while others were under way
 _SLICE_SECONDS = 0.1  # no wait is longer than this at a time, so that stop() is noticed without any wake-up call
 
 Batch = list[Message[Any]]
@@ -101,10 +102,14 @@ class Forwarder:
         if not callable(send):
             raise InvalidOption(f"sink {sink!r} has no method send(batch) and is no function")
         self._consumer = consumer
-        begin: Callable[[Batch], object] | None = getattr(sink, "begin", None)
-        self._send: Callable[[Batch], object] = send if begin is None else begin
-        self._finish: Callable[[], int] = (lambda: 1) if begin is None else getattr(sink, "finish")  # noqa: B009
-        self._most_under_way = 1 if begin is None else _UNDER_WAY
+        self._send: Callable[[Batch], object] = getattr(sink, "begin", send)
+        self._finish: Callable[[], Any] = getattr(sink, "finish", lambda: 1)
+        several = [name for name in ("begin", "finish") if hasattr(sink, name)]
+        if several and not all(hasattr(sink, name) for name in ("begin", "finish", "resume_point")):
+            raise InvalidOption(f"sink {sink!r} has {several[0]}: then it needs begin, finish and resume_point")
+        # What is noted before a send says what to send again: it has room for one batch.
+        self._most_under_way = _UNDER_WAY if several and not getattr(sink, "same_batches", False) else 1
+        self._alone = 0  # so many more batches are to go one at a time
         self._classify: Callable[[Exception], Verdict] = getattr(sink, "classify", _verdict_of)
         self._attach: Callable[[str], object] = getattr(sink, "attach", lambda log_id: None)
         self._ask_resume_point: Callable[[], int | None] = getattr(sink, "resume_point", lambda: None)
@@ -133,7 +138,7 @@ class Forwarder:
     def stop(self) -> None:
         """Make `run` return after the sends that are under way. For signal handlers and other threads; final.
 
-        A batch that was received but not yet sent is still tried once; waiting ends within 0.1 s.
+        A batch that was received while nothing was under way is still tried once; waiting ends within 0.1 s.
         """
         self._stopped = True
 
@@ -210,20 +215,65 @@ class Forwarder:
 
     def _deliver(self) -> None:
         """Send the first part in hand, once, and do what follows from the outcome."""
+        self._receive_more()
         part = self._parts[0]
-        self._alive_at = self._clock.monotonic()
         try:
             if not self._under_way:
                 self._begin(part)
             self._begin_more()
-            batches = self._finish() if self._under_way[0] else 0
+            batches = self._finish_one() if self._under_way[0] else 0
         except Exception as error:
             self._failures += 1
+            others = sum(map(bool, self._under_way)) > 1
             self._under_way.clear()
             self._asked = False  # perhaps some of it is there
-            self._on_failure(part, error)
+            if others and self._is_refusal(error):
+                self._alone = _ALONE  # any of them may be the one that the far end does not take
+            else:
+                self._on_failure(part, error)
             return
         self._on_finished(batches)
+
+    def _receive_more(self) -> None:
+        """What can be sent before the first part is confirmed: whole batches that wait."""
+        if not self._asked or self._stopped or self._alone:
+            return
+        while len(self._parts) < self._most_under_way:
+            in_hand = sum(map(len, self._parts))
+            if len(self._consumer) < in_hand + self._batch_records:
+                return
+            more = self._receive(self._batch_records, self._batch_bytes, 0.0)
+            if not more:
+                return
+            self._parts.append(more)
+
+    def _begin(self, part: Batch) -> None:
+        self._alive_at = self._clock.monotonic()
+        fresh = self._not_yet_there(part)
+        if fresh:
+            if self._bounds is not None:
+                self._bounds.note(fresh)
+            self._send(fresh)
+        self._under_way.append(len(fresh))
+
+    def _begin_more(self) -> None:
+        while self._asked and not self._stopped and not self._alone:
+            if len(self._under_way) == min(len(self._parts), self._most_under_way):
+                return
+            try:
+                self._begin(self._parts[len(self._under_way)])
+            except Exception:
+                # What was before it is finished first. Then it is the first, and fails again, or does not.
+                self._asked = False
+
+    def _finish_one(self) -> int:
+        """How many batches the far end has, from the first on."""
+        self._alive_at = self._clock.monotonic()
+        batches, begun = self._finish(), sum(map(bool, self._under_way))
+        if not isinstance(batches, int) or not 1 <= batches <= begun:
+            what = f"the sink's finish() returned {batches!r}, with {begun} batches begun"
+            raise SinkError(what, verdict=Verdict.CONFIGURATION)
+        return batches
 
     def _on_finished(self, batches: int) -> None:
         """The far end has so many of those under way, from the first on; a part without anything new was none."""
@@ -238,37 +288,13 @@ class Forwarder:
         for _ in range(parts):
             self._parts.popleft()
             self._under_way.popleft()
+            self._alone = max(0, self._alone - 1)
         self._sent_records += sent
         self._refused_in_a_row = 0
         self._on_progress()
         if self._told is not None:
             _logger.info("forwarding works again")
             self._told = None
-
-    def _begin(self, part: Batch) -> None:
-        fresh = self._not_yet_there(part)
-        if fresh:
-            if self._bounds is not None:
-                self._bounds.note(fresh)
-            self._send(fresh)
-        self._under_way.append(len(fresh))
-
-    def _begin_more(self) -> None:
-        """Send others before the first is confirmed, as long as whole batches wait."""
-        while self._asked and not self._stopped and len(self._under_way) < self._most_under_way:
-            if len(self._parts) == len(self._under_way):
-                in_hand = sum(map(len, self._parts))
-                if len(self._consumer) < in_hand + self._batch_records:
-                    return
-                more = self._receive(self._batch_records, self._batch_bytes, 0.0)
-                if not more:
-                    return
-                self._parts.append(more)
-            try:
-                self._begin(self._parts[len(self._under_way)])
-            except Exception:
-                # What was before it is finished first. Then it is the first, and fails again, or does not.
-                self._asked = False
 
     def _not_yet_there(self, part: Batch) -> Batch:
         """Without what the far end says it has. Asked here, because the far end may be away, like for any send."""
@@ -283,6 +309,11 @@ class Forwarder:
             return part
         # A message with a delay may be new below the point: it was not due when the others passed it.
         return [message for message in part if message.offset >= point or _was_delayed(message)]
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Without a word about which records."""
+        named = isinstance(error, SinkError) and (error.refused or error.confirmed)
+        return self._classify(error) is Verdict.REFUSED and not named
 
     def _on_failure(self, part: Batch, error: Exception) -> None:
         verdict = self._classify(error)
@@ -373,6 +404,8 @@ class Forwarder:
     def _give_back(self) -> None:
         in_hand = [message for part in self._parts for message in part]
         self._parts.clear()
+        self._under_way.clear()
+        self._asked = False  # what became of it, the next run asks
         if in_hand:
             with contextlib.suppress(LogClosed):  # closing has given them back already
                 self._consumer.nack(*in_hand, delay=0)

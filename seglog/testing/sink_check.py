@@ -102,7 +102,11 @@ class _Watched:
         self._begun.append(batch)
 
     def _finish(self) -> int:
-        count: int = self._sink.finish()
+        try:
+            count: int = self._sink.finish()
+        except BaseException:
+            self._begun.clear()
+            raise
         if not 1 <= count <= len(self._begun):
             raise _Broken(f"finish returned {count!r}: how many batches it is done with, of {len(self._begun)} begun")
         self._is_there("finish", [message for _ in range(count) for message in self._begun.popleft()])

@@ -1,6 +1,6 @@
 """librdkafka's mock of a Kafka broker: no real one can be had as a package.
 
-It shows that what is written can be read, not what a cluster does with it.
+It shows that what is written can be read, not what a cluster does with it. Of a partition it keeps the newest 5 MiB.
 """
 
 from __future__ import annotations

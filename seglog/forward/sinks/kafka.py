@@ -263,7 +263,7 @@ class _Writer:
         self.given = self.stored = self._reported = 0  # messages
 
     def write(self, batch: Sequence[Message[Any]], newest: int, deadline: float) -> tuple[int, bool]:
-        """Gives them to the producer. Returns the highest offset that was, and whether all were.
+        """Gives them to the producer. Returns the highest offset that it has with these, and whether it has them all.
 
         Not all, if there was no room for too long, or there is no point in it any more.
         """
@@ -328,10 +328,10 @@ class _Writer:
 
     def _on_delivery(self, error: KafkaError | None, _: object) -> None:
         self._reported += 1
-        if error is None:
-            self.stored += 1
-        else:
+        if error is not None:
             self._fail(error)
+        elif self.failed is None:  # else there may be a hole before it
+            self.stored += 1
 
     def _fail(self, error: KafkaError) -> None:
         if self.failed is None or self.failed.name() in _AFTERMATH:

@@ -38,6 +38,9 @@ class FarEnd:
         self.accepted += offsets
 
 
+One = FarEnd  # where a script is about one batch after the other
+
+
 class Several(FarEnd):
     """The same, with batches begun before the oldest is finished. None is taken behind one that failed."""
 
@@ -46,16 +49,16 @@ class Several(FarEnd):
         self.begun: list[Batch] = []
         self.most = 0
 
+    def resume_point(self) -> int | None:
+        self.begun.clear()
+        return None
+
     def begin(self, batch: Batch) -> None:
         self.begun.append(batch)
         self.most = max(self.most, len(self.begun))
 
     def finish(self) -> int:
-        try:
-            self.send(self.begun.pop(0))
-        except BaseException:
-            self.begun.clear()
-            raise
+        self.send(self.begun.pop(0))
         return 1
 
 
@@ -108,13 +111,103 @@ def test_a_sink_may_say_that_it_has_finished_several(clock: FakeClock) -> None:
 
     consumer, far_end = FakeConsumer([b"x"] * 60, clock), Quick()
     Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
-    assert consumer.journal == [("ack", list(range(30))), ("ack", list(range(30, 60)))]
+    assert consumer.journal == [("ack", list(range(10))), ("ack", list(range(10, 40))), ("ack", list(range(40, 60)))]
 
 
 def test_what_was_begun_behind_a_failure_is_begun_again(clock: FakeClock) -> None:
     consumer, far_end = FakeConsumer([b"x"] * 50, clock), Several(None, OSError("gone"))
     Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
     assert far_end.accepted == list(range(50)) == consumer.acked()
+
+
+class Together(Several):
+    """What is begun is taken or refused as one, as a broker does it with what it gets in one request."""
+
+    def finish(self) -> int:
+        offsets = [one.offset for batch in self.begun for one in batch]
+        if self.poison.intersection(offsets):
+            raise SinkError("one of these", verdict=Verdict.REFUSED)
+        return super().finish()
+
+
+@pytest.mark.parametrize("poison", range(20, 30))
+def test_a_refusal_is_not_blamed_on_what_was_under_way_beside_it(clock: FakeClock, poison: int) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 80, clock), Together(poison=frozenset({poison, 71}))
+    Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
+    assert list(consumer.dead) == [poison, 71]
+    assert far_end.accepted == [offset for offset in range(80) if offset not in (poison, 71)]
+    assert clock.slept == []
+
+
+@pytest.mark.parametrize("fails", ["ack", "receive_many", "__len__"])
+def test_an_error_of_the_consumer_ends_it_with_several_under_way(clock: FakeClock, fails: str) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 80, clock), Several()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        if far_end.accepted:
+            raise StorageError("the disk")
+        return works(*_, **__)
+
+    works = getattr(consumer, fails)
+    kind = type("Broken", (FakeConsumer,), {fails: lambda self, *given, **named: broken(*given, **named)})
+    consumer.__class__ = kind
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    with pytest.raises(StorageError):
+        forwarder.run(once=True)
+    consumer.__class__ = FakeConsumer
+    acked = set(consumer.acked())
+    assert acked <= set(far_end.accepted)
+    forwarder.run(once=True)
+    assert consumer.acked() == list(range(80))
+    assert set(far_end.accepted) == set(range(80))
+
+
+def test_what_is_left_of_a_run_that_ended_confirms_nothing_in_the_next(clock: FakeClock) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 80, clock), Several()
+    nack, ack = consumer.nack, consumer.ack
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise StorageError("the disk is full")
+
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    consumer.ack = broken  # type: ignore[method-assign]
+    consumer.nack = broken  # type: ignore[method-assign]
+    with pytest.raises(StorageError):
+        forwarder.run(once=True)
+    consumer.ack, consumer.nack = ack, nack  # type: ignore[method-assign]
+    forwarder.run(once=True)
+    assert set(consumer.acked()) <= set(far_end.accepted), "acknowledged, and not there"
+
+
+@pytest.mark.parametrize("said", [0, 4, None, "1"])
+def test_a_finish_that_says_what_cannot_be_is_a_fault_of_the_sink(clock: FakeClock, said: Any) -> None:
+    class Says(Several):
+        def finish(self) -> int:
+            super().finish()
+            result: int = said
+            return result
+
+    consumer = FakeConsumer([b"x"] * 80, clock)
+    with pytest.raises(SinkError, match=r"finish\(\) returned"):
+        Forwarder(consumer, Says(), batch_records=10, patience=60, clock=clock).run(once=True)
+    assert consumer.acked() == []
+
+
+@pytest.mark.parametrize("lacks", ["begin", "finish", "resume_point"])
+def test_several_under_way_need_all_that_belongs_to_it(clock: FakeClock, lacks: str) -> None:
+    names = {"begin", "finish", "resume_point", "send"} - {lacks}
+    sink = type("Sink", (), dict.fromkeys(names, lambda self, *_: 1))()
+    with pytest.raises(InvalidOption, match="it needs begin, finish and resume_point"):
+        Forwarder(FakeConsumer([], clock), sink, clock=clock)
+
+
+def test_where_the_same_batches_must_come_again_there_is_one_under_way(clock: FakeClock) -> None:
+    class Same(Several):
+        same_batches = True
+
+    far_end = Same()
+    Forwarder(FakeConsumer([b"x"] * 80, clock), far_end, batch_records=10, clock=clock).run(once=True)
+    assert far_end.most == 1
 
 
 def test_what_the_far_end_has_is_asked_for_only_with_nothing_under_way(clock: FakeClock) -> None:
@@ -126,7 +219,7 @@ def test_what_the_far_end_has_is_asked_for_only_with_nothing_under_way(clock: Fa
                 raise SinkError("no room")
             super().begin(batch)
 
-        def resume_point(self) -> int:
+        def resume_point(self) -> int | None:
             assert not self.begun
             self.asked += 1
             return len(self.accepted)
@@ -141,7 +234,7 @@ def test_what_the_far_end_has_is_asked_for_only_with_nothing_under_way(clock: Fa
 
 def test_parts_that_are_there_already_stand_between_those_under_way(clock: FakeClock) -> None:
     class Ahead(Several):
-        def resume_point(self) -> int:
+        def resume_point(self) -> int | None:
             return 15
 
     consumer, far_end = FakeConsumer([b"x"] * 40, clock), Ahead()
@@ -332,7 +425,7 @@ def test_what_a_sink_confirms_of_a_batch_that_failed_is_not_sent_again(clock: Fa
 def test_a_record_confirmed_between_refusals_starts_the_count_again(clock: FakeClock) -> None:
     batch = [message(offset) for offset in range(4)]
     refused = SinkError("HTTP 400", verdict=Verdict.REFUSED)
-    far_end = FarEnd(refused, refused, SinkError("late", confirmed=batch[1:2]), refused, refused)
+    far_end = One(refused, refused, SinkError("late", confirmed=batch[1:2]), refused, refused)
     consumer = FakeConsumer(batch, clock)
     Forwarder(consumer, far_end, batch_records=2, max_refused=1, patience=60, clock=clock).run(once=True)
     assert list(consumer.dead) == [0, 2]
@@ -403,7 +496,7 @@ def test_a_configuration_error_keeps_everything_and_says_so_once(
 
 
 def test_a_sink_may_classify_errors_of_its_own(clock: FakeClock) -> None:
-    class Picky(FarEnd):
+    class Picky(One):
         def classify(self, error: Exception) -> Verdict:
             return Verdict.REFUSED if isinstance(error, ValueError) else Verdict.RETRY
 
@@ -429,8 +522,16 @@ def test_stop_while_sending_acknowledges_what_was_confirmed(clock: FakeClock) ->
     far_end.before_each = lambda batch: forwarder.stop()
     forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
     forwarder.run()
-    under_way = 20 if isinstance(far_end, Several) else 10
-    assert far_end.accepted == list(range(under_way)) == consumer.acked()
+    assert consumer.journal == [("ack", list(range(10)))]
+    assert len(consumer) == 10
+
+
+def test_stop_finishes_what_is_under_way(clock: FakeClock) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 60, clock), Several()
+    far_end.before_each = lambda batch: forwarder.stop() if batch[0].offset == 10 else None
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    forwarder.run()
+    assert far_end.accepted == list(range(40)) == consumer.acked()
     assert {what for what, _ in consumer.journal} == {"ack"}
 
 
@@ -525,7 +626,7 @@ def test_what_the_far_end_says_it_has_is_acknowledged_without_sending(clock: Fak
 def test_payloads_are_never_logged(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     error = SinkError("HTTP 422", verdict=Verdict.REFUSED, detail="cannot parse 'hunter2'")
-    consumer, far_end = FakeConsumer([b"hunter2", b"other"], clock), FarEnd(OSError("gone"), error, error)
+    consumer, far_end = FakeConsumer([b"hunter2", b"other"], clock), One(OSError("gone"), error, error)
     Forwarder(consumer, far_end, clock=clock).run(once=True)
     assert "hunter2" in consumer.dead[0]
     assert "hunter2" not in caplog.text
