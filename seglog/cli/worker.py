@@ -60,7 +60,7 @@ class Worker:
     def _answer(self, consumer: seglog.Consumer[bytes], message: Message[bytes], status: int, late: bool) -> None:
         offset, attempts_max = message.offset, self._args.max_attempts
         self._coming.discard(offset)
-        if status == 0:
+        if status == 0 and not late:  # else it may have ended because we asked, with the work undone
             consumer.ack(message)
             self._failed.discard(offset)
             return
@@ -112,4 +112,4 @@ def _environment(message: Message[bytes]) -> dict[str, str]:
 
 def _ended(status: int) -> str:
     """For people."""
-    return f"exited with {status}" if status > 0 else f"was ended by {signal.Signals(-status).name}"
+    return f"exited with {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"

@@ -217,6 +217,14 @@ def test_the_lease_ends_a_command_that_takes_too_long(cli: Cli, log: Path, tmp_p
     assert unhandled(log) == [0]
 
 
+def test_who_exits_with_0_because_its_time_was_over_has_handled_nothing(cli: Cli, log: Path, tmp_path: Path) -> None:
+    command = script(tmp_path, "test \"$SEGLOG_OFFSET\" != 0 || { trap 'exit 0' TERM; while :; do sleep 0.05; done; }")
+    result = cli("consume", log, "--consumer", "c", "--exec", command, "--lease", "0.2")
+    assert result.returncode == exit_codes.NOT_WELL
+    assert "took longer than 0.2 s and exited with 0 (attempt 1)" in one_line(result.stderr)
+    assert unhandled(log) == [0]
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import selectors
 import shlex
 import signal
@@ -72,7 +73,7 @@ class ExecSink:
         finally:
             _end(child)
         status = child.returncode
-        if status == 0:
+        if status == 0 and not late:  # else it may have ended by our signal, with the work undone
             return
         what = f"took longer than {self._timeout:g} s and {_ended(status)}" if late else _ended(status)
         text = tail.decode("utf-8", "replace").strip()
@@ -169,8 +170,7 @@ class _Pipes:
         if not piece:
             self._done(self._err)
         if sys.__stderr__ is not None:  # else its number may be that of another file by now
-            with contextlib.suppress(OSError):  # it is closed or full, which is no reason to hold up records
-                os.write(_STDERR, piece)
+            _pass_on(piece)
 
     def _done(self, stream: IO[bytes]) -> None:
         self._selector.unregister(stream)
@@ -180,6 +180,13 @@ class _Pipes:
         self._selector.close()
         self._in.close()
         self._err.close()
+
+
+def _pass_on(piece: bytes) -> None:
+    """To our standard error, as far as there is room: who does not read it is no reason to hold up records."""
+    with contextlib.suppress(OSError):  # it is closed, or full
+        while piece and select.select([], [_STDERR], [], 0)[1]:
+            piece = piece[os.write(_STDERR, piece[: select.PIPE_BUF]) :]
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -1,10 +1,13 @@
-"""`stdout:`, for pipes and for looking: each payload as it is, and a newline. Confirmed when it is flushed.
+"""`stdout:`, for pipes and for looking: each payload as it is, and a newline. Confirmed when it has left the process.
 
-A payload of several lines is written as such, as `seglog read` does; the format "envelope" keeps records apart.
+Whoever reads the other end sets the pace: as long as nobody reads, a send waits. A payload of several lines is written
+as such, as `seglog read` does; the format "envelope" keeps records apart.
 """
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +29,16 @@ class StdoutSink:
         self._encode = encoding.envelope if format == "envelope" else encoding.joined
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
-        out = sys.stdout.buffer
+        left = memoryview(self._encode(batch))
         try:
-            out.write(self._encode(batch))
-            out.flush()
+            sys.stdout.flush()
+            # By its number: a stream without a buffer (PYTHONUNBUFFERED) writes a part and says so to nobody.
+            number = sys.stdout.fileno()
+            while left:
+                try:
+                    left = left[os.write(number, left) :]
+                except BlockingIOError:  # somebody made it non-blocking
+                    select.select([], [number], [])
         except OSError as error:
             error.filename = "stdout"  # not a file of the log
             raise

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,22 @@ def test_a_stubborn_one_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     wait_until(lambda: not any(map(alive, pids)))
 
 
-def test_what_it_finished_when_it_was_ended_is_confirmed() -> None:
-    open_sink(shell("trap 'exit 0' TERM; while :; do sleep 0.05; done"), timeout=0.3).send([message(0)])
+def test_who_exits_with_0_because_its_time_was_over_has_confirmed_nothing() -> None:
+    error = failure(shell("trap 'exit 0' TERM; while :; do sleep 0.05; done"), timeout=0.3)
+    assert error.verdict is Verdict.RETRY
+    assert str(error) == "sh took longer than 0.3 s and exited with 0"
+
+
+def test_a_standard_error_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    program = """
+import sys
+from seglog.forward import open_sink
+from tests.support.fake_consumer import message
+open_sink("exec:sh -c 'head -c 300000 /dev/zero >&2'", timeout=20).send([message(0)])
+"""
+    with os.fdopen(reading, "rb"), os.fdopen(writing, "wb") as full:
+        subprocess.run([sys.executable, "-c", program], stderr=full, timeout=30, check=True)
 
 
 def test_a_child_that_it_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
