@@ -128,6 +128,7 @@ class Forwarder:
         self._attached = False
         self._asked = False  # since the last send that failed
         self._resume_point: int | None = None
+        self._told_point: int | None = None
         self._refused_in_a_row = 0
         self._failing_since: float | None = None
         self._alive_at = self._clock.monotonic()
@@ -308,7 +309,11 @@ class Forwarder:
         if point is None:
             return part
         # A message with a delay may be new below the point: it was not due when the others passed it.
-        return [message for message in part if message.offset >= point or _was_delayed(message)]
+        fresh = [message for message in part if message.offset >= point or _was_delayed(message)]
+        if len(fresh) < len(part) and point != self._told_point:
+            self._told_point = point
+            _logger.info("not sent again: the far end says that it has all of this log below offset %d", point)
+        return fresh
 
     def _is_refusal(self, error: Exception) -> bool:
         """Without a word about which records."""

@@ -7,8 +7,8 @@ which log, which of its offsets, and how long the file is with them. The order m
     2. the state is written, and synced; from now on the batch is there
 
 What stands behind the confirmed bytes at the start is a batch that died between the two, and is cut off; the forwarder
-sends it again. Bytes that somebody else put there are not: while this sink does not write, the state says so, and what
-is there too much then is a fault that somebody must look at. So is a file that came without a state, one of another
+sends it again. Bytes that somebody else put there are not, if the sink before was closed: then the state says so, and
+what is there too much is a fault that somebody must look at. (After a kill nobody can tell the ones from the others.) So is a file that came without a state, one of another
 log, and one that is gone. Nothing is ever overwritten. One forwarder at a time: the state is locked.
 
 With `rotate`, a file that the next batch would make larger gets a number, `name.000001.ndjson`, and a new one begins.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import urllib.parse
@@ -36,6 +37,8 @@ from seglog.forward.sinks.encoding import encoder
 from seglog.forward.sinks.file_state import SLOT_BYTES, State, decode, encode, slot_file
 from seglog.model import Message
 from seglog.slot_file import SlotFile
+
+_logger = logging.getLogger("seglog")
 
 _MENDED_BY_SOMEBODY = frozenset(
     (
@@ -87,10 +90,13 @@ class FileSink:
         self._log_id = log_id
 
     def resume_point(self) -> int | None:
-        """By the state, read anew: after a failure nobody knows which of its slots the disk has."""
+        """By the state, read anew: after a failure nobody knows which of its slots the disk has.
+
+        It may be low: what is there is left out by `send`.
+        """
         self._let_go()
         self._begin()
-        return max((stop for _, stop in self._state.there), default=None)
+        return self._state.resume_point
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
         """On the disk on return. What the file has already is confirmed as well."""
@@ -152,7 +158,8 @@ class FileSink:
         if payload is None:
             self._must_be_empty("its state does not read back")  # a state comes before its file
             file.allocate(0, 2 * SLOT_BYTES)
-            self._state = State(self._log_id, part=max(self._parts(), default=0) + 1)
+            part = max(self._parts(), default=0) + 1
+            self._state = State(self._log_id, part=part, first_part=part)
             slots.write_both(encode(self._state))
             return
         slots.confirm()
@@ -176,6 +183,7 @@ class FileSink:
         if (size or 0) > state.size:
             if not state.writing:
                 raise self._strange(size or 0)
+            _logger.warning("%s: %d bytes that were not confirmed are cut off", self.path, (size or 0) - state.size)
             with self._opened() as file:
                 file.truncate(state.size)
 
@@ -203,10 +211,7 @@ class FileSink:
                 with contextlib.suppress(OSError):  # then the next one to take the file does it
                     file.truncate(size)
                 raise
-        there = state.there.copy()
-        for message in fresh:
-            there.add(message.offset, message.offset + 1)
-        self._save(replace(state, size=size + len(data), there=there))
+        self._save(state.with_these([message.offset for message in fresh], size + len(data)))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[File]:
@@ -244,7 +249,8 @@ class FileSink:
         last = self._state.part
         self._save(self._state.moved())
         for number, name in self._parts().items():
-            if self._keep is not None and number <= last - self._keep:
+            # What had a number before there was a state is somebody else's.
+            if self._keep is not None and self._state.first_part <= number <= last - self._keep:
                 with contextlib.suppress(FileNotFoundError):  # somebody else deletes, too
                     directory.unlink(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from seglog.disk.base import File
@@ -20,19 +21,38 @@ class State:
 
     Attributes:
         part: the number that the file gets when it is moved away.
+        first_part: the lowest number that this sink gave.
         size: bytes of the file that are confirmed.
         writing: what is behind them, this sink wrote.
         moving: the file is about to get its number, or has got it.
         there: the offsets. Holes are messages that are not due yet, or will not come. Below the lowest nothing is
             known once there are very many holes.
+        lowest: of all that was ever there; -1: nothing was.
     """
 
     log_id: str
     part: int = 1
+    first_part: int = 1
     size: int = 0
     writing: bool = False
     moving: bool = False
     there: Intervals = field(default_factory=Intervals)
+    lowest: int = -1
+
+    @property
+    def resume_point(self) -> int | None:
+        """Below it all is there that was due. What was before the lowest never came: a consumer may be set back to it."""
+        for first, stop in self.there:
+            return (stop if first == 0 else 0) if first == self.lowest else first
+        return None
+
+    def with_these(self, offsets: Collection[int], size: int) -> State:
+        """As it is when they are in the file, which then has that size."""
+        there = self.there.copy()
+        for offset in offsets:
+            there.add(offset, offset + 1)
+        lowest = min(offsets) if self.lowest < 0 else min(*offsets, self.lowest)
+        return replace(self, there=there, size=size, lowest=lowest)
 
     def moved(self) -> State:
         """As it is when the file has its number, and a new one is to begin."""

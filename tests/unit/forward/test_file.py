@@ -139,7 +139,7 @@ def test_what_is_there_is_not_written_again_and_what_was_late_is() -> None:
     with sink_on(disk) as sink:
         sink.send(of(1, 2, 4))
     with sink_on(disk) as sink:
-        assert sink.resume_point() == 5
+        assert sink.resume_point() == 0, "what was before 1 never came"
         sink.send(of(0, 1, 2, 3))
         sink.send(of(0, 3, 4))
     assert content(disk) == b"1\n2\n4\n0\n3\n"
@@ -151,7 +151,7 @@ def test_no_number_of_holes_is_too_many() -> None:
     with sink_on(disk) as sink:
         sink.send(of(*offsets))
     with sink_on(disk) as sink:
-        assert sink.resume_point() == offsets[-1] + 1
+        assert sink.resume_point() == offsets[-1000], "what is known of less is not enough to send it again"
         sink.send(of(*offsets[-900:], offsets[0] + 1))
     lines = content(disk).split()
     assert lines == [b"%d" % offset for offset in (*offsets, offsets[0] + 1)]
@@ -175,6 +175,20 @@ def test_two_at_a_time_are_one_too_many() -> None:
         sink.send(of(1))
     with sink_on(disk) as sink:
         assert sink.resume_point() == 2
+
+
+def test_a_consumer_that_began_later_and_is_set_back_sends_what_was_before(tmp_path: Path) -> None:
+    url = f"file:{tmp_path}/out"
+    with seglog.open(":memory:") as log:
+        log.append_many([b"%d" % number for number in range(6)])
+        log.consumer("late", start=4)
+        for start in (4, 0, 0):
+            with log.consumer("late") as consumer, sink_on(None, url, log.id) as sink:
+                consumer.seek(start)
+                Forwarder(consumer, sink).run(once=True)
+        with log.consumer("late") as consumer:
+            assert len(consumer) == 0
+    assert (tmp_path / "out").read_bytes().split() == [b"4", b"5", b"0", b"1", b"2", b"3"]
 
 
 # What is not ours
@@ -310,10 +324,10 @@ def test_of_the_full_ones_only_some_are_kept_and_nothing_else_is_deleted() -> No
 def test_a_new_state_counts_on_from_the_numbers_that_are_there() -> None:
     disk = MemoryDisk()
     put(disk, b"old", "out.000007.ndjson")
-    with sink_on(disk, f"{URL}?rotate=1") as sink:
-        sink.send(of(0))
-        sink.send(of(1))
-    assert files(disk) == ["out.000007.ndjson", "out.000008.ndjson", "out.ndjson"]
+    with sink_on(disk, f"{URL}?rotate=1&keep=1") as sink:
+        for offset in range(4):
+            sink.send(of(offset))
+    assert files(disk) == ["out.000007.ndjson", "out.000010.ndjson", "out.ndjson"], "7 is not ours to delete"
 
 
 def test_a_file_in_the_way_of_a_number_is_left_alone() -> None:
@@ -350,9 +364,11 @@ def check(disk: Disk, confirmed: list[int], url: str) -> None:
     """What was confirmed is there; and when the next one has sent the rest, all is there once, in order."""
     rest = [kept for batch in BATCHES if (kept := [one for one in batch if one.offset not in confirmed])]
     with sink_on(disk, url) as sink:
-        point = sink.resume_point() or 0
-    assert all(offset < point for offset in confirmed)
-    assert arrived(disk)[: len(confirmed)] == [b"%d" % offset for offset in confirmed]
+        sink.resume_point()
+        there = arrived(disk)
+        assert there[: len(confirmed)] == [b"%d" % offset for offset in confirmed]
+        sink.send(of(*confirmed))
+        assert arrived(disk) == there, "written again"
     forward(disk, url, rest, lambda offset: None)
     assert arrived(disk) == ALL
 

@@ -602,7 +602,11 @@ def test_patience_counts_from_the_last_progress(clock: FakeClock) -> None:
     assert 51 + 30 < clock.monotonic() < 51 + 60 + 1
 
 
-def test_what_the_far_end_says_it_has_is_acknowledged_without_sending(clock: FakeClock) -> None:
+def test_what_the_far_end_says_it_has_is_acknowledged_without_sending(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
     class Remembering(FarEnd):
         answers: list[int | Exception]
 
@@ -621,6 +625,8 @@ def test_what_the_far_end_says_it_has_is_acknowledged_without_sending(clock: Fak
     assert far_end.seen == [[2, 5], [6, 7, 8]]  # 2 was delayed: that others passed it proves nothing
     assert consumer.acked() == [2, 3, 4, 5, 6, 7, 8]
     assert forwarder.stats().sent_records == 5
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("not sent again: the far end says that it has all of this log below offset 5") == 1
 
 
 def test_payloads_are_never_logged(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
