@@ -16,7 +16,7 @@ import traceback
 
 from seglog import __version__
 from seglog.cli import exit_codes, manual
-from seglog.cli.output import Talk, flush_stdout, say, silence_stdout
+from seglog.cli.output import Talk, flush_stdout, print_whole, say, silence_stdout
 from seglog.errors import SeglogError
 
 COMMANDS = (
@@ -134,3 +134,4 @@ def _hold_standard_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(io.UnsupportedOperation):
                 stream.reconfigure(errors="backslashreplace")
+    print_whole()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
 import os
 import select
@@ -84,22 +85,62 @@ class Stdout:
         self._parts.clear()
         self._bytes = 0
         while rest:
-            try:
-                rest = rest[os.write(1, rest) :]
-            except BlockingIOError:  # somebody made our stdout non-blocking
-                select.select([], [1], [])
-            except OSError as error:
-                error.filename = "stdout"  # not a file of the log
-                raise
+            rest = rest[_write(rest) :]
+
+
+def _write(data: Any) -> int:
+    """How many bytes of it went to standard output: not all of them, perhaps."""
+    while True:
+        try:
+            return os.write(1, data)
+        except BlockingIOError:  # somebody made our stdout non-blocking
+            select.select([], [1], [])
+        except OSError as error:
+            error.filename = "stdout"  # not a file of the log
+            raise
+
+
+class _Descriptor(io.RawIOBase):
+    """Standard output, below the buffer that asks again for what a write left over."""
+
+    def fileno(self) -> int:
+        return 1
+
+    def isatty(self) -> bool:
+        return os.isatty(1)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return _write(data)
+
+
+def print_whole() -> None:
+    """From now on what is printed is written whole, or an error is raised.
+
+    With PYTHONUNBUFFERED there is no buffer, and what a write leaves over, on a disk that is nearly full, is lost.
+    """
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    try:
+        if stream.fileno() != 1:
+            return
+    except io.UnsupportedOperation:  # whoever calls this from Python put something else in its place
+        return
+    stream.flush()
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_Descriptor()),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering or stream.write_through,
+    )
 
 
 def flush_stdout() -> None:
     """What was printed has left this process. Raises as `Stdout.flush` does."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        error.filename = "stdout"  # not a file of the log
-        raise
+    sys.stdout.flush()
 
 
 def silence_stdout() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
 
 from seglog.cli import exit_codes, main
 from seglog.errors import DiskFull, InvalidOption, LogLocked, NotALog, OffsetOutOfRange
-from tests.cli.conftest import ROOT, Cli, one_line
+from tests.cli.conftest import ROOT, Cli, one_line, wait_until
 
 COMMANDS = main.COMMANDS
 # What each command needs to be a whole command line; wrong options are then the only thing wrong with it.
@@ -124,8 +128,10 @@ def test_errors_in_one_line() -> None:
     assert main.describe(bug.value).startswith("internal error, please report it: KeyError: 'x' (test_main.py:")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("command", ["stat", "verify", "inspect", "read", "consume"])
-def test_a_full_device_behind_stdout(cli: Cli, tmp_path: Path, command: str) -> None:
+def test_a_full_device_behind_stdout(cli: Cli, tmp_path: Path, command: str, unbuffered: str) -> None:
+    cli.environment["PYTHONUNBUFFERED"] = unbuffered
     assert cli("append", tmp_path, input=b"a\n").returncode == 0
     target = tmp_path / "meta" if command == "inspect" else tmp_path
     with open("/dev/full", "wb") as full:
@@ -133,6 +139,34 @@ def test_a_full_device_behind_stdout(cli: Cli, tmp_path: Path, command: str) -> 
     assert result.returncode == exit_codes.FAILED
     assert one_line(result.stderr) == "seglog: stdout: No space left on device"
     assert cli("consume", tmp_path, "--consumer", "c").stdout == b"a\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_is_printed_is_printed_whole_or_the_command_fails(cli: Cli, tmp_path: Path, unbuffered: str) -> None:
+    cli.environment["PYTHONUNBUFFERED"] = unbuffered
+    whole = cli("completions", "bash")
+    assert whole.returncode == 0
+    script = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    script += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from seglog.cli.main import entry; entry()"
+    cli.command = [cli.command[0], "-c", script]
+    with open(tmp_path / "out", "wb") as out:
+        cut = cli("completions", "bash", stdout=out)
+    assert cut.returncode == exit_codes.FAILED
+    assert one_line(cut.stderr) == "seglog: stdout: File too large"
+    assert (tmp_path / "out").read_bytes() == whole.stdout[:100]
+
+
+def test_a_reader_that_is_slow_gets_all_of_what_is_printed(cli: Cli) -> None:
+    whole = cli("completions", "bash").stdout
+    theirs, ours = os.pipe()
+    fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(ours, False)  # for our child, too: the descriptor is shared
+    process = cli.start("completions", "bash", stdout=ours)
+    os.close(ours)
+    with open(theirs, "rb") as reader:
+        wait_until(lambda: fcntl.ioctl(theirs, termios.FIONREAD, bytes(4)) == struct.pack("i", 4096))
+        assert reader.read() == whole
+    assert cli.end(process)[::2] == (0, "")
 
 
 def test_f87_terminal_escapes_in_names_are_not_obeyed(cli: Cli, tmp_path: Path) -> None:
