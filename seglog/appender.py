@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from seglog.catalog import Catalog
 from seglog.clock import Clock
-from seglog.errors import LogFailed, LogFull, storage_error, storage_errors
+from seglog.errors import DiskFull, LogFailed, LogFull, storage_error, storage_errors
 from seglog.format import layout as L
 from seglog.format.checksum import compress
 from seglog.format.cursor_state import Seen
@@ -51,7 +51,8 @@ class Appender:
         self.next_offset = next_offset
         self.visible = seen  # readers may read to here: the same, except under "never"
         self.on_progress: Callable[[], None] = _nothing
-        self.on_rotation: Callable[[], None] = _nothing
+        self.on_rotation: Callable[[], object] = _nothing
+        self.on_full: Callable[[], object] = _nothing  # the disk is: whether that gave some of it back
         self.make_room: Callable[[int, int], None] | None = None  # before so many records and bytes of body are written
         self.segment_bytes = options.segment_bytes
         self._catalog = catalog
@@ -115,6 +116,15 @@ class Appender:
 
     def commit(self, tickets: list[Ticket]) -> None:
         """Write the tickets' records as one batch; durable on return under durability "always"."""
+        try:
+            self._commit(tickets)
+        except DiskFull:
+            # Nothing was accepted. A rotation would give back what everybody has handled, but needs space itself.
+            if not self.on_full():
+                raise
+            self._commit(tickets)
+
+    def _commit(self, tickets: list[Ticket]) -> None:
         writer = self.ready()
         records, flags, size = _gather(tickets)
         count = len(records)

@@ -52,14 +52,14 @@ def compact(
         raise storage_error(error, "compaction") from error
 
 
-def reclaim(catalog: Catalog, registry: Registry, terms: Terms, *, wait: float = 0.0) -> None:
-    """The same as the writer goes, by the listing that it has and without a word on what stays.
+def reclaim(catalog: Catalog, registry: Registry, terms: Terms, *, wait: float = 0.0) -> int:
+    """The same as the writer goes, by the listing that it has and without a word on what stays: how many segments went.
 
     So its cost does not grow with the number of segments that a straggler pins. Raises StorageError.
     """
     try:
         with registry.locked(wait):
-            _Compaction(catalog, registry, terms).run()
+            return _Compaction(catalog, registry, terms).run()[0]
     except OSError as error:
         raise storage_error(error, "compaction") from error
 

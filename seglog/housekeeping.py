@@ -59,17 +59,19 @@ class Housekeeping(Generic[T]):
         self._source.state()
         return report
 
-    def reclaim(self, wait: float = 0.0) -> None:
+    def reclaim(self, wait: float = 0.0) -> bool:
         """As the writer goes: another process or thread at it (for longer than `wait` seconds), or an error, never
-        fails an append."""
+        fails an append. Whether there is more room now."""
+        removed = 0
         try:
             state = self._source.state()
             if state.consumers or state.retention != Retention() or self._source.undone():
-                reclaim(self._source.catalog, self._registry(), self._terms(), wait=wait)
+                removed = reclaim(self._source.catalog, self._registry(), self._terms(), wait=wait)
                 self._source.state()
         except (SeglogError, OSError) as error:
             if getattr(error, "errno", 0) != errno.EAGAIN:  # then somebody else is at it
                 logger.warning("giving back space: %s", error)
+        return removed > 0
 
     def _terms(self, purged: int = 0) -> Terms:
         """For a compaction. All below `purged` is to be gone."""

@@ -75,7 +75,7 @@ class Limits(Generic[T]):
         source: Source[T],
         appender: Appender,
         held: Callable[[], dict[str, int]],
-        reclaim: Callable[[], None],
+        reclaim: Callable[[], object],
     ) -> None:
         self.max_bytes = options.max_bytes
         self.max_records = options.max_records

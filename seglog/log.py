@@ -93,7 +93,8 @@ class Log(Generic[T]):
             if options.durability == "interval":
                 self._syncer = Syncer(opened.appender, self._commits, options.sync_interval)
             opened.appender.on_progress = source.progressed
-            opened.appender.on_rotation = self._housekeeping.reclaim  # it does not know the log: `__del__`
+            # It does not know the log: `__del__`.
+            opened.appender.on_rotation = opened.appender.on_full = self._housekeeping.reclaim
             self._housekeeping.set_retention()
             if options.limited:
                 marks, reclaim = self._roster.watermarks, self._housekeeping.reclaim

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 from seglog import options
 from seglog.clock import Clock, SystemClock
-from seglog.errors import DeadLetterWriteFailed, InvalidOption, LogClosed, SeglogError
-from seglog.forward.backoff import Backoff
+from seglog.errors import DeadLetterWriteFailed, DiskFull, InvalidOption, LogClosed
 from seglog.forward.bounds import Bounds
 from seglog.forward.sinks.base import Sink, SinkError, Verdict
+from seglog.forward.trouble import Trouble
 from seglog.model import Message
 
 _logger = logging.getLogger("seglog")
@@ -117,9 +117,8 @@ class Forwarder:
         self._batch_bytes = batch_bytes
         self._linger = options.seconds("linger", linger)
         self._max_refused = max_refused
-        self._patience = None if patience is None else options.seconds("patience", patience)
         self._clock = SystemClock() if clock is None else clock
-        self._backoff = Backoff(self._clock)
+        self._trouble = Trouble(self._clock, None if patience is None else options.seconds("patience", patience))
         self._batch_file = batch_file if getattr(sink, "same_batches", False) else None
         self._bounds: Bounds | None = None
         self._parts: deque[Batch] = deque()  # in hand: received, neither confirmed nor refused, in order
@@ -129,11 +128,9 @@ class Forwarder:
         self._asked = False  # since the last send that failed
         self._resume_point: int | None = None
         self._told_point: int | None = None
+        self._told_full = False
         self._refused_in_a_row = 0
-        self._failing_since: float | None = None
         self._alive_at = self._clock.monotonic()
-        # The trouble that was logged last; each is logged once, not at every try.
-        self._told: tuple[Verdict, type[Exception], str] | None = None
         self._sent_records = self._sent_batches = self._refused_records = self._failures = 0
 
     def stop(self) -> None:
@@ -148,8 +145,7 @@ class Forwarder:
 
     def pulse(self) -> tuple[float, str | None]:
         """The last sign of life, in monotonic seconds (none comes while a send hangs), and the trouble, if any."""
-        trouble = None if self._failing_since is None else self._told
-        return self._alive_at, trouble and (trouble[2] or trouble[1].__name__)
+        return self._alive_at, self._trouble.words
 
     def run(self, once: bool = False) -> None:
         """Forward until `stop()`; with `once`, until nothing is left to receive.
@@ -252,10 +248,20 @@ class Forwarder:
         self._alive_at = self._clock.monotonic()
         fresh = self._not_yet_there(part)
         if fresh:
-            if self._bounds is not None:
-                self._bounds.note(fresh)
+            self._note(fresh)
             self._send(fresh)
         self._under_way.append(len(fresh))
+
+    def _note(self, batch: Batch) -> None:
+        """What is sent next. On a full disk it goes without: only what is sent makes room on it again."""
+        if self._bounds is None:
+            return
+        try:
+            self._bounds.note(batch)
+        except DiskFull as error:
+            if not self._told_full:
+                _logger.warning("%s; after a kill, the records under way may come again in other batches", error)
+            self._told_full = True
 
     def _begin_more(self) -> None:
         while self._asked and not self._stopped and not self._alone:
@@ -292,10 +298,7 @@ class Forwarder:
             self._alone = max(0, self._alone - 1)
         self._sent_records += sent
         self._refused_in_a_row = 0
-        self._on_progress()
-        if self._told is not None:
-            _logger.info("forwarding works again")
-            self._told = None
+        self._trouble.is_over()
 
     def _not_yet_there(self, part: Batch) -> Batch:
         """Without what the far end says it has. Asked here, because the far end may be away, like for any send."""
@@ -344,7 +347,7 @@ class Forwarder:
                 except DeadLetterWriteFailed as full:
                     problem = full
             verdict = Verdict.CONFIGURATION
-        self._tell(verdict, problem)
+        self._trouble.tell(verdict, problem, self._refused_in_a_row)
         self._wait(error)
 
     def _on_confirmed(self, messages: Sequence[Message[Any]]) -> None:
@@ -369,37 +372,11 @@ class Forwarder:
         part[:] = [message for message in part if message.offset not in settled]
         if not part:
             self._parts.popleft()
-        self._on_progress()
-
-    def _on_progress(self) -> None:
-        self._backoff.reset()
-        self._failing_since = None
-
-    def _tell(self, verdict: Verdict, problem: Exception) -> None:
-        trouble = (verdict, type(problem), str(problem))
-        if trouble == self._told:
-            return
-        self._told = trouble
-        _logger.debug("what was raised", exc_info=problem)
-        if verdict is Verdict.RETRY:
-            _logger.warning("not forwarded, trying again: %s", _words(problem))
-        elif isinstance(problem, SinkError) and problem.verdict is Verdict.REFUSED:
-            _logger.warning(
-                "%d records in a row were refused; the rest is kept, not dead-lettered, and tried again: %s",
-                self._refused_in_a_row,
-                problem,
-            )
-        else:
-            _logger.warning("not forwarded, everything is kept until this is put right: %s", problem)
+        self._trouble.progress()
 
     def _wait(self, error: Exception) -> None:
         """Back off, in slices, so that stop() is noticed; or raise if the patience is at an end."""
-        delay = self._backoff.next(error.retry_after if isinstance(error, SinkError) else None)
-        now = self._clock.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
-        if self._patience is not None and now + delay > self._failing_since + self._patience:
-            raise SinkError(f"nothing could be forwarded for {self._patience:g} s: {error}") from error
+        delay = self._trouble.pause(error)
         while delay > 0 and not self._stopped:
             self._alive_at = self._clock.monotonic()
             nap = min(delay, _SLICE_SECONDS)
@@ -423,12 +400,6 @@ def _size(messages: Iterable[Message[Any]]) -> int:
 def _verdict_of(error: Exception) -> Verdict:
     """Where a sink does not say: trying again is the one answer that loses nothing."""
     return error.verdict if isinstance(error, SinkError) else Verdict.RETRY
-
-
-def _words(error: Exception) -> str:
-    """Where it may be a mistake in a sink and no trouble of the far end, its kind tells more than its text."""
-    kind = "" if isinstance(error, (SeglogError, OSError)) else type(error).__name__
-    return ": ".join(filter(None, (kind, str(error)))) or type(error).__name__
 
 
 def _was_delayed(message: Message[Any]) -> bool:

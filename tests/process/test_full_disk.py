@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import seglog
+from seglog.forward import Forwarder
 from tests.support.place import offsets
 
 MIB = 1 << 20
@@ -104,6 +105,55 @@ def test_p8_p9_f43_a_full_disk_opens_and_takes_appends_when_it_has_space(small: 
         (small / "ballast").unlink()
         assert log.append(b"x") == end
     assert seglog.verify(path).ok
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_p9_f43_what_was_handled_makes_room_on_a_full_disk_without_anybody_asking(small: Path, reopened: bool) -> None:
+    """The writer gives back space when it begins a segment; there is no space for one, so it does when that fails."""
+    path = small / "log"
+    log = seglog.open(path, segment_bytes=64 * 1024)
+    try:
+        log.append(b"the first")
+        with seglog.open(path, "r") as other:
+            consumer = other.consumer("c")
+            append_until_full(log)
+            fill(small)
+            append_until_full(log)
+            end = log.next_offset
+            with pytest.raises(seglog.DiskFull):
+                log.append(b"x" * 2000)
+            assert offsets(consumer.receive_many(end)) == list(range(end))
+            consumer.ack(*range(end))
+        if reopened:
+            log.close()
+            log = seglog.open(path, segment_bytes=64 * 1024)
+        assert append_until_full(log) > 500
+        assert log.first_offset > 0
+    finally:
+        log.close()
+    assert seglog.verify(path).ok
+
+
+def test_a_full_disk_is_forwarded_from_though_a_batch_cannot_be_noted(
+    small: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Sink:
+        same_batches = True
+        sent = 0
+
+        def send(self, batch: Sequence[object]) -> None:
+            self.sent += len(batch)
+
+    path, sink = small / "log", Sink()
+    with seglog.open(path, segment_bytes=64 * 1024) as log:
+        with log.consumer("c") as consumer:
+            append_until_full(log)
+            fill(small)
+            append_until_full(log)
+            forwarder = Forwarder(consumer, sink, batch_file=path / "cursors" / "c.batch")
+            forwarder.run(once=True)
+        assert sink.sent == log.next_offset
+    assert caplog.text.count("may come again in other batches") == 1
 
 
 def test_p10_f43_drop_oldest_never_fills_a_disk_that_holds_its_limit(small: Path) -> None:

@@ -8,8 +8,9 @@ which log, which of its offsets, and how long the file is with them. The order m
 
 What stands behind the confirmed bytes at the start is a batch that died between the two, and is cut off; the forwarder
 sends it again. Bytes that somebody else put there are not, if the sink before was closed: then the state says so, and
-what is there too much is a fault that somebody must look at. (After a kill nobody can tell the ones from the others.) So is a file that came without a state, one of another
-log, and one that is gone. Nothing is ever overwritten. One forwarder at a time: the state is locked.
+what is there too much is a fault that somebody must look at. (After a kill nobody can tell the ones from the others.)
+So is a file that came without a state, one of another log, and one that is gone. Nothing is ever overwritten. One
+forwarder at a time: the state is locked.
 
 With `rotate`, a file that the next batch would make larger gets a number, `name.000001.ndjson`, and a new one begins.
 

@@ -41,7 +41,7 @@ class State:
 
     @property
     def resume_point(self) -> int | None:
-        """Below it all is there that was due. What was before the lowest never came: a consumer may be set back to it."""
+        """Below it all is there that was due. Before the lowest nothing ever was: a consumer may be set back there."""
         for first, stop in self.there:
             return (stop if first == 0 else 0) if first == self.lowest else first
         return None
