@@ -7,14 +7,14 @@ import contextlib
 import datetime
 import json
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import seglog
 from seglog.cli import arguments, exit_codes, manual
 from seglog.cli.messages import for_terminal
 from seglog.cli.output import Stdout, agreed, escape, number, print_json, reader_may_leave, say, size, table
+from seglog.disk.local import LocalDisk
 from seglog.errors import InvalidOption, SeglogError
 from seglog.format.layout import REASONS
 from seglog.json_bytes import put, put_headers
@@ -244,23 +244,48 @@ def _get(log: seglog.Log[bytes], id: int) -> DeadLetter:
 
 
 def run_export(args: argparse.Namespace) -> int:
-    with contextlib.ExitStack() as handles:
-        log = handles.enter_context(seglog.open(args.directory, mode="r"))
-        for id in args.ids:
-            _get(log, id)  # before anything is written
-        target = sys.stdout
+    with seglog.open(args.directory, mode="r") as log:
+        _check_ids(log, args)  # before anything is written
+        queue = _Queue(log, args)
+        lines = (json.dumps(_fields(letter)).encode() + b"\n" for letter in queue.chosen())
         if args.output is not None:
-            target = handles.enter_context(open(args.output, "x", encoding="ascii"))
-        handles.enter_context(reader_may_leave())
-        queue, count = _Queue(log, args), 0
-        for letter in queue.chosen():
-            target.write(json.dumps(_fields(letter)) + "\n")
-            count += 1
-        if args.output is not None:
-            target.flush()
-            os.fsync(target.fileno())  # whoever purges next must have it
-            say(f"{number(count)} dead letters in {args.output}")
+            say(f"{number(_write_new(args.output, lines))} dead letters in {args.output}")
+            return queue.code
+        with reader_may_leave():
+            out = Stdout()
+            for line in lines:
+                out.write(line)
+            out.flush()
         return queue.code
+
+
+def _write_new(path: str, lines: Iterable[bytes]) -> int:
+    """How many went into a file that was not there. It and its name are synced: whoever purges next must have it."""
+    folder, name = os.path.split(path)
+    with contextlib.closing(LocalDisk().open(folder or ".", create=False)) as directory:
+        with contextlib.closing(directory.open(name, create=True)) as file:
+            count = position = 0
+            for line in lines:
+                file.write(position, line)
+                position += len(line)
+                count += 1
+            file.sync()
+        directory.sync()
+    return count
+
+
+def _check_ids(log: seglog.Log[bytes], args: argparse.Namespace) -> None:
+    """Raises InvalidOption for an id that is not there, or that the filters leave out."""
+    for id in args.ids:
+        letter = _get(log, id)
+        if args.reason not in (None, letter.reason):
+            raise InvalidOption(f"dead letter {id} has the reason {letter.reason}, not {args.reason}")
+        if args.consumer not in (None, letter.consumer):
+            raise InvalidOption(f"dead letter {id} is of {_whose(letter)}, not {args.consumer}")
+
+
+def _whose(letter: DeadLetter) -> str:
+    return f"consumer {letter.consumer}" if letter.consumer else "no consumer"
 
 
 def run_replay(args: argparse.Namespace) -> int:
@@ -268,16 +293,17 @@ def run_replay(args: argparse.Namespace) -> int:
         raise InvalidOption("give the ids to replay, or --all")
     seglog.open(args.directory, mode="r").close()  # a writer would make a log where there is none
     with seglog.open(args.directory, retention_bytes="kept", retention_seconds="kept") as log:
+        _check_ids(log, args)
         queue = _Queue(log, args)
-        ids = list(args.ids) if args.ids else []
-        if args.all or args.reason or args.consumer:
+        ids = args.ids
+        if args.all:
             ids = [letter.id for letter in queue.chosen() if letter.reason != "damaged"]
         offsets = log.dead_letters.replay(ids)
         with reader_may_leave():
             for offset in offsets:
                 print(offset)
         say(f"{number(len(offsets))} dead letters appended again")
-    return queue.code
+        return queue.code
 
 
 def run_delete(args: argparse.Namespace) -> int:

@@ -6,13 +6,15 @@ import base64
 import json
 import os
 import pty
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import seglog
-from seglog.cli import exit_codes
+from seglog.cli import exit_codes, main
+from seglog.disk.local import LocalDirectory, LocalFile
 from tests.cli.conftest import Cli, one_line
 
 ESCAPE = b"\x1b[31m\x07"
@@ -123,6 +125,71 @@ def test_export_to_stdout_and_to_a_file(cli: Cli, log: Path, tmp_path: Path) -> 
     assert (result.returncode, result.stdout) == (exit_codes.USAGE, b"")
     assert "no dead letter 99" in one_line(result.stderr)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_export_that_is_cut_short_has_failed(cli: Cli, log: Path, tmp_path: Path, unbuffered: str) -> None:
+    whole = cli("dlq", "export", log).stdout
+    cli.environment["PYTHONUNBUFFERED"] = unbuffered
+    script = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    script += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from seglog.cli.main import entry; entry()"
+    cli.command = [cli.command[0], "-c", script]
+    with open(tmp_path / "out", "wb") as out:
+        result = cli("dlq", "export", log, stdout=out)
+    assert result.returncode == exit_codes.FAILED
+    assert one_line(result.stderr) == "seglog: stdout: File too large"
+    assert (tmp_path / "out").read_bytes() == whole[:100]
+    result = cli("dlq", "export", log, "-o", tmp_path / "file")
+    assert result.returncode == exit_codes.FAILED
+    assert one_line(result.stderr) == f"seglog: {tmp_path / 'file'}: File too large"
+
+
+def test_an_exported_file_is_synced_with_its_name_and_its_owners_alone(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(LocalFile, "sync", lambda self: synced.append(self.name))
+    monkeypatch.setattr(LocalDirectory, "sync", lambda self: synced.append(self.path))
+    monkeypatch.chdir(tmp_path)
+    for output, expected in (("dead.ndjson", ["dead.ndjson", "."]), ("log/x", ["x", "log"])):
+        args = main.parser("dlq").parse_args(["dlq", "export", str(log), "-o", output])
+        assert args.run(args) == 0
+        assert synced == expected
+        synced.clear()
+        assert stat.S_IMODE((tmp_path / output).stat().st_mode) == 0o600
+        assert len((tmp_path / output).read_bytes().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("which", "wrong"),
+    [
+        (["0", "2", "--reason", "rejected"], "dead letter 2 has the reason refused, not rejected"),
+        (["0", "--reason", "rejected", "--consumer", "b"], "dead letter 0 is of consumer a, not b"),
+        (["3", "--consumer", "b"], "dead letter 3 is of no consumer, not b"),
+        (["99", "--reason", "rejected"], "there is no dead letter 99"),
+        (["0", "99", "--consumer", "a"], "there is no dead letter 99"),
+    ],
+)
+@pytest.mark.parametrize("action", ["export", "replay"])
+def test_ids_that_the_filters_leave_out_are_wrong_usage(
+    cli: Cli, log: Path, action: str, which: list[str], wrong: str
+) -> None:
+    known = ids(cli, log)
+    assert known == [0, 1, 2, 3]
+    result = cli("dlq", action, log, *which)
+    assert (result.returncode, result.stdout) == (exit_codes.USAGE, b"")
+    assert one_line(result.stderr) == f"seglog: {wrong}"
+    assert ids(cli, log) == known
+
+
+def test_ids_that_match_the_filters_are_handled_as_without_them(cli: Cli, log: Path) -> None:
+    which = ["1", "0", "--reason", "rejected", "--consumer", "a"]
+    assert [json.loads(line)["id"] for line in cli("dlq", "export", log, *which).stdout.splitlines()] == [0, 1]
+    assert cli("dlq", "replay", log, *which).stdout == b"4\n5\n"
+    with seglog.open(log, mode="r") as reader:
+        found = reader.get(5)
+        assert found is not None
+        assert found.payload == b"text", "in the order of the ids"
 
 
 def test_replay_by_id_and_all(cli: Cli, log: Path) -> None:
