@@ -2,17 +2,19 @@
 
     scheme://[user[:password]@]host[:port]/target[?option=value&…]
 
-Options that every engine takes: `password_file` (its first line is the password), `ca`, `cert` and `key` (files of
-PEM, for TLS). Without a user or password in the URL, SEGLOG_SINK_USER and SEGLOG_SINK_PASSWORD of the environment
-count. Messages name an address by `Address.name`, which has no secret in it.
+Options that every engine takes: `password_file` (its first line is the password); with TLS also `ca`, `cert` and `key`
+(files of PEM; the key, which must not be encrypted, is in that of the certificate where none is named). Without a user
+or password in the URL, SEGLOG_SINK_USER and SEGLOG_SINK_PASSWORD of the environment count. Messages name an address by
+`Address.name`, which has no secret in it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import urllib.parse
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     import ssl
 
 COMMON = ("password_file", "ca", "cert", "key")
+TLS = ("rediss", "nats+tls", "kafka+tls", "amqp-stream+tls", "otlp+https")  # the schemes with it
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,34 @@ class Address:
         """What verifies the far end, by the system's authorities or the URL's. Raises InvalidOption."""
         import ssl
 
-        try:
+        cert, key = self.options.get("cert"), self.options.get("key")
+        with self._file_of("ca", "it holds no certificate in PEM"):
             context = ssl.create_default_context(cafile=self.options.get("ca"))
-            if "cert" in self.options:
-                context.load_cert_chain(self.options["cert"], self.options.get("key"))
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidOption(f"{self.name}: a file of the TLS options cannot be used: {error}") from None
+        if cert is not None:
+            with self._file_of("cert", "it holds no certificate in PEM"):
+                ssl.create_default_context(cafile=cert)  # only to see: what fails behind this is the key
+            with self._file_of("cert" if key is None else "key", "it holds no key in PEM that fits the certificate"):
+                context.load_cert_chain(cert, key, password=self._no_passphrase)
         return context
+
+    @contextlib.contextmanager
+    def _file_of(self, option: str, otherwise: str) -> Iterator[None]:
+        """Whatever fails in this block is the fault of that option's file. `otherwise`: how, if not on the disk."""
+        import ssl
+
+        try:
+            yield
+        except InvalidOption:
+            raise
+        except (OSError, ValueError) as error:
+            why = otherwise if isinstance(error, ssl.SSLError) else getattr(error, "strerror", None) or str(error)
+            path = self.options.get(option)
+            raise InvalidOption(f"{self.name}: the file of the option {option}: {path} cannot be used: {why}") from None
+
+    def _no_passphrase(self) -> str:
+        """Without this OpenSSL would ask for it on the terminal, and wait."""
+        path = self.options.get("key", self.options["cert"])
+        raise InvalidOption(f"{self.name}: the key {path} is encrypted; give one that is not")
 
 
 def parse(url: str, *, port: int, target: str, default: str = "", known: Collection[str] = ()) -> Address:
@@ -75,20 +101,35 @@ def parse(url: str, *, port: int, target: str, default: str = "", known: Collect
         given = parts.port
     except ValueError:
         raise InvalidOption(f"the URL is malformed: expected {_shape(url, target)}") from None
-    path = urllib.parse.unquote(parts.path.removeprefix("/")) or default
+    no_password_in(parts.path)
+    path = _unquoted("path", parts.path.removeprefix("/")) or default
+    if _CONTROL.search(path):
+        raise InvalidOption(f"the URL names {target} with control characters")
     if not parts.hostname or not path or parts.fragment or given == 0:
         what = "a host" if default else f"a host and {target}"
         raise InvalidOption(f"the URL needs {what}: expected {_shape(url, target)}")
     options = query(parts.query, {*COMMON, *known}, _shape(url, target))
-    user = _unquoted(parts.username) or os.environ.get("SEGLOG_SINK_USER") or None
-    password = _unquoted(parts.password) or _from_file(options) or os.environ.get("SEGLOG_SINK_PASSWORD") or None
+    _tls_is_meant(parts.scheme.lower(), options)
+    user = _unquoted("user", parts.username) or _from_environment("SEGLOG_SINK_USER")
+    password = _unquoted("password", parts.password) or _from_file(options) or _from_environment("SEGLOG_SINK_PASSWORD")
     return Address(parts.scheme.lower(), parts.hostname, given or port, path, user, password, options)
 
 
 def all_of_it(url: str) -> None:
-    """Raises InvalidOption for characters that taking a URL apart would drop without a word."""
+    """Raises InvalidOption for characters that taking a URL apart would drop without a word, and for no text."""
     if not re.fullmatch(r"[\x21-\x7e\x80-\U0010ffff]+", url):
         raise InvalidOption("the URL holds spaces or control characters")
+    if re.search(r"[\ud800-\udfff]", url):
+        raise InvalidOption("the URL is not UTF-8")
+
+
+def no_password_in(path: str) -> None:
+    """Raises InvalidOption where the path of a URL, as it is written, may be the end of a password: paths are shown."""
+    if "@" in path:
+        raise InvalidOption(
+            "the URL has an @ behind a /, and that may be the end of a password: a / in a password is written %2F, "
+            "an @ in a path %40"
+        )
 
 
 def query(text: str, known: Collection[str], shape: str) -> dict[str, str]:
@@ -113,8 +154,29 @@ def whole(options: Mapping[str, str], name: str, default: int, least: int, most:
     return int(text)
 
 
-def _unquoted(text: str | None) -> str | None:
-    return None if text is None else urllib.parse.unquote(text)
+def _tls_is_meant(scheme: str, options: Mapping[str, str]) -> None:
+    given = [name for name in ("ca", "cert", "key") if name in options]
+    if given and scheme not in TLS:
+        raise InvalidOption(f"the URL's option {given[0]} is for TLS, and {scheme}:// is without TLS")
+    for name in given:
+        if not options[name]:
+            raise InvalidOption(f"the URL's option {name} names no file")
+    if "key" in given and "cert" not in given:
+        raise InvalidOption("the URL's option key needs cert, the certificate that the key belongs to")
+
+
+def _unquoted(what: str, text: str | None) -> str | None:
+    try:
+        return None if text is None else urllib.parse.unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidOption(f"the URL's {what} is not UTF-8") from None
+
+
+def _from_environment(name: str) -> str | None:
+    text = os.environ.get(name) or None
+    if text is not None and re.search(r"[\ud800-\udfff]", text):
+        raise InvalidOption(f"{name} is not UTF-8")
+    return text
 
 
 def _from_file(options: dict[str, str]) -> str | None:

@@ -78,7 +78,10 @@ def test_tls_is_verified_and_by_the_urls_authority_if_it_names_one(certificate: 
         ("kafka://broker/events?sasl=PLAIN", "sasl needs a user and a password"),
         ("kafka://alice@broker/events", "a user needs a password, and a password a user"),
         ("kafka://:sesame@broker/events", "a user needs a password, and a password a user"),
-        ("kafka+tls://broker/events?ca=/does/not/exist", "a file of the TLS options cannot be used"),
+        ("kafka+tls://broker/events?ca=/does/not/exist", "option ca: /does/not/exist cannot be used"),
+        ("kafka://broker/events?ca=/does/not/exist", "kafka:// is without TLS"),
+        ("kafka+tls://broker/events?key=/does/not/exist", "option key needs cert"),
+        ("kafka://alice:12/sesame@broker/events", "a / in a password is written %2F"),
         ("kafka://broker/events?acks=1", "has no option 'acks'"),
     ],
 )
