@@ -3,6 +3,8 @@
     from prometheus_client import start_http_server, REGISTRY
     REGISTRY.register(seglog.metrics.Collector(log))     # or, without any registry of yours: Collector(log).text()
 
+A registry has one collector, and `Collector.add` gives it more logs: two of them would give each figure twice.
+
 Only what the library counts is there. What a log says of itself is asked of it at each collection, in bounded time
 whatever the backlog; nothing runs in between, and no registry is touched but the one that it is registered with.
 """
@@ -64,8 +66,17 @@ class Reading(NamedTuple):
     forwarding: tuple[Forwarding, ...] = ()
 
 
+class _Collected(NamedTuple):
+    """A log that a collector asks."""
+
+    log: Log[Any]
+    name: str
+    forwarders: dict[str, Counting]
+    tally: Tally
+
+
 class Collector:
-    """A collector of prometheus_client for one log and, if you have them at hand, the forwarders that drain it.
+    """A collector of prometheus_client for a log and, if you have them at hand, the forwarders that drain it.
 
     Args:
         log: an open `seglog.Log`, in whatever mode. One that is closed later is told by `seglog_up` 0.
@@ -79,15 +90,22 @@ class Collector:
         self, log: Log[Any], name: str | None = None, forwarders: Mapping[str, Counting] | None = None
     ) -> None:
         check_installed()
-        self._log = log
-        self._name = log.id if name is None else name
-        self._forwarders = dict(forwarders or {})
-        self._tally = Tally()
+        self._collected: list[_Collected] = []
+        self.add(log, name, forwarders)
+
+    def add(self, log: Log[Any], name: str | None = None, forwarders: Mapping[str, Counting] | None = None) -> None:
+        """Collect from one more log, too; the arguments are those of the class.
+
+        Raises InvalidOption if another one has that name.
+        """
+        name = log.id if name is None else name
+        if any(_label(name) == _label(each.name) for each in self._collected):
+            raise InvalidOption(f"another log is called {name} already; each needs a name of its own")
+        self._collected.append(_Collected(log, name, dict(forwarders or {}), Tally()))
 
     def collect(self) -> Iterator[Metric]:
         """For a registry: the figures as they are now."""
-        forwarding = tuple(Forwarding("", sink, each.stats()) for sink, each in self._forwarders.items())
-        yield from families([reading(self._log, self._name, self._tally, forwarding)])
+        yield from families([_collect(each) for each in tuple(self._collected)])
 
     def describe(self) -> Iterator[Metric]:
         """For a registry, so that registering does not collect."""
@@ -96,6 +114,11 @@ class Collector:
     def text(self) -> str:
         """Everything in the text format, as a textfile collector reads it."""
         return exposition(list(self.collect()))
+
+
+def _collect(each: _Collected) -> Reading:
+    forwarding = tuple(Forwarding("", sink, one.stats()) for sink, one in each.forwarders.items())
+    return reading(each.log, each.name, each.tally, forwarding)
 
 
 def check_installed() -> None:
@@ -169,7 +192,7 @@ def families(readings: Iterable[Reading]) -> Iterator[Metric]:
     """The figures of all these logs; each figure once, with a sample for each log that has it."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    logs = list(readings)
+    logs = [each._replace(name=_label(each.name)) for each in readings]
     known = [(each.name, each.stats) for each in logs if each.stats is not None]
     up = GaugeMetricFamily("seglog_up", "1 if the log could be looked at.", labels=["log"])
     for each in logs:
@@ -197,6 +220,11 @@ def families(readings: Iterable[Reading]) -> Iterator[Metric]:
     yield from _of_forwarders(logs)
 
 
+def _label(text: str) -> str:
+    """As text that can be encoded: a name of a directory need not be UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _of_consumers(known: list[tuple[str, LogStats]]) -> Iterator[Metric]:
     from prometheus_client.core import GaugeMetricFamily
 
@@ -216,7 +244,7 @@ def _number(stats: ConsumerStats, field: str) -> float:
 def _of_forwarders(logs: list[Reading]) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    found = [([each.name, one.consumer, one.sink], one) for each in logs for one in each.forwarding]
+    found = [([each.name, one.consumer, _label(one.sink)], one) for each in logs for one in each.forwarding]
     if not found:
         return
     labels = ["log", "consumer", "sink"]

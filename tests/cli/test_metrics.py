@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -30,6 +31,14 @@ def test_the_text_for_a_textfile_collector(cli: Cli, log: Path) -> None:
     assert (result.returncode, result.stderr) == (0, b"")
     assert f'seglog_next_offset{{log="{log}"}} 2.0' in result.stdout.decode().splitlines()
     assert result.stdout.endswith(b"\n")
+
+
+def test_a_directory_whose_name_is_not_utf8_has_figures_too(cli: Cli, log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra 'metrics' is not installed")
+    log.rename(place := tmp_path / os.fsdecode(b"l\xff"))
+    result = cli("stat", place, "--prometheus")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert rf'seglog_next_offset{{log="{tmp_path}/l\\udcff"}} 2.0' in result.stdout.decode().splitlines()
 
 
 def test_without_the_extra_it_is_named(cli: Cli, log: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 
 import seglog
 from seglog.errors import InvalidOption
-from seglog.forward import Forwarder, SinkError, Verdict
+from seglog.forward import Forwarder, ForwardStats, SinkError, Verdict
 
 pytest.importorskip("prometheus_client", reason="the extra 'metrics' is not installed")
 
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from seglog.metrics import REASONS, Collector, Forwarding, Reading, exposition, families
@@ -131,6 +132,25 @@ def test_several_logs_share_each_figure(tmp_path: Path) -> None:
     assert found[key("seglog_forward_healthy", log="a", consumer="c", sink="s")] == 1
 
 
+def test_several_logs_of_a_program_share_one_collector(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    with seglog.open(tmp_path / "a") as a, seglog.open(tmp_path / "b") as b, b.consumer("c") as consumer:
+        b.append_many([b"one", b"two"])
+        forwarder = Forwarder(consumer, lambda batch: None)
+        forwarder.run(once=True)
+        collector = Collector(a, "a")
+        registry.register(collector)
+        collector.add(b, "b", {"there": forwarder})
+        with pytest.raises(InvalidOption, match="another log is called b already"):
+            collector.add(a, "b")
+        text = generate_latest(registry).decode()
+        assert text == collector.text()
+    found = parsed(text)
+    assert [found[key("seglog_next_offset", log=name)] for name in ("a", "b")] == [0, 2]
+    assert found[key("seglog_forward_sent_records_total", log="b", consumer="", sink="there")] == 2
+    assert text.count("# TYPE seglog_up ") == 1
+
+
 def test_a_registry_of_ones_own_and_no_other(tmp_path: Path) -> None:
     before = {metric.name for metric in REGISTRY.collect()}
     registry = CollectorRegistry()
@@ -161,6 +181,18 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
     name = 'a "quoted"\\ name\nof two lines'
     with seglog.open(tmp_path) as log:
         assert parsed(Collector(log, name).text())[key("seglog_up", log=name)] == 1
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name, shown = os.fsdecode(b"l\xff"), r"l\udcff"
+    counts = ForwardStats(1, 1, 0, 0)
+    with seglog.open(tmp_path / name) as log, log.consumer("c"):
+        assert parsed(Collector(log, name).text())[key("seglog_consumer_lag_records", log=shown, consumer="c")] == 0
+        readings = [Reading(name, log.stats(), None, (Forwarding("c", f"file:{name}", counts, True),))]
+    found = parsed(exposition(families(readings)))
+    assert found[key("seglog_next_offset", log=shown)] == 0
+    for figure in ("healthy", "sent_records_total"):
+        assert found[key(f"seglog_forward_{figure}", log=shown, consumer="c", sink=rf"file:{shown}")] == 1
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

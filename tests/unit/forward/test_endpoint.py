@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import sys
 import threading
@@ -119,6 +120,16 @@ def test_metrics_of_logs_that_are_there_and_of_one_that_is_not(ask: Asked, tmp_p
         f"seglog_forward_healthy{labels} 0.0".replace(there, missing),
     ):
         assert line in text.splitlines()
+
+
+def test_a_directory_whose_name_is_not_utf8_takes_no_figures_from_the_others(ask: Asked, tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra 'metrics' is not installed")
+    strange = str(tmp_path / os.fsdecode(b"l\xff"))
+    with seglog.open(strange):
+        ask.states = lambda: [WELL, replace(WELL, directory=strange)]
+        status, text = ask("/metrics")
+    assert status == 200
+    assert rf'seglog_up{{log="{tmp_path}/l\\udcff"}} 1.0' in text.splitlines()
 
 
 def test_without_the_extra_there_is_health_all_the_same(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
