@@ -32,6 +32,7 @@ _logger = logging.getLogger("seglog")
 LOOPBACK = "127.0.0.1"
 _AT_A_TIME = 8  # requests; one more is hung up on
 _REQUEST_SECONDS = 5.0  # how long a client may take for its request, and for taking the answer
+_PAUSE_SECONDS = 0.2  # after a connection that could not be taken, as when descriptors ran out: it is still there
 _TEXT = "text/plain; charset=utf-8"
 
 States = Callable[[], Sequence[RouteState]]
@@ -44,9 +45,17 @@ def address(text: str) -> tuple[str, int]:
     Raises InvalidOption.
     """
     match = re.fullmatch(r"(?:(?:\[([0-9A-Fa-f:.]+)\]|([^\s\[\]:/@]+)):)?(\d{1,5})", text, re.ASCII)
-    if match is None or int(match[3]) > 65535:
+    if match is None or int(match[3]) > 65535 or not _is_host(match[2] or LOOPBACK):
         raise InvalidOption(f"{text!r} is no address to listen on; write it like 9464, 127.0.0.1:9464 or [::1]:9464")
     return match[1] or match[2] or LOOPBACK, int(match[3])
+
+
+def _is_host(name: str) -> bool:
+    """Whether it can be asked for: its labels are neither empty nor too long."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 class Endpoint:
@@ -155,6 +164,13 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:
+            SystemClock.sleep(_PAUSE_SECONDS)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
@@ -163,6 +179,7 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
+            self.heard(request)
             self._slots.release()
             raise
 

@@ -152,7 +152,7 @@ def test_it_says_that_metrics_are_missing(cli: Cli, log: Path) -> None:
     assert b"pip install 'seglog[metrics]'" in result.stderr
 
 
-@pytest.mark.parametrize(("where", "code"), [("nowhere", 2), ("192.0.2.1:9464", 3)])
+@pytest.mark.parametrize(("where", "code"), [("nowhere", 2), ("ä..b:80", 2), ("192.0.2.1:9464", 3)])
 def test_where_it_cannot_listen_it_does_not_forward(cli: Cli, log: Path, where: str, code: int) -> None:
     result = cli("forward", log, "--to", "stdout:", "--once", "--listen", where)
     assert (result.returncode, result.stdout) == (code, b"")

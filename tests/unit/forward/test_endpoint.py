@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
+import itertools
 import os
 import socket
+import socketserver
 import sys
 import threading
 import time
@@ -246,6 +249,38 @@ def test_who_takes_no_answer_is_hung_up_on(ask: Asked, monkeypatch: pytest.Monke
             plug.close()
 
 
+def test_without_a_descriptor_for_who_asks_it_is_no_busy_loop(ask: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[float] = []
+
+    def out_of_descriptors(server: object) -> None:
+        tried.append(time.monotonic())
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as out, ask.plug():
+        out.setattr(socketserver.TCPServer, "get_request", out_of_descriptors)
+        deadline = time.monotonic() + TIMEOUT
+        while len(tried) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert min(later - earlier for earlier, later in itertools.pairwise(tried)) > 0.15
+    assert answered(ask)
+
+
+def test_who_no_thread_can_be_started_for_is_hung_up_on_and_forgotten(
+    ask: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as none_left:
+        none_left.setattr(threading.Thread, "start", no_thread)
+        for _ in range(module._AT_A_TIME + 1):
+            with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+                ask("/healthz")
+    assert answered(ask)
+    assert ask.endpoint._server._asking == {}
+
+
 def test_closing_is_not_held_up_by_a_request(ask: Asked) -> None:
     with ask.plug():
         ask.endpoint.close()
@@ -282,7 +317,24 @@ def test_addresses(text: str, found: tuple[str, int]) -> None:
     assert address(text) == found
 
 
-@pytest.mark.parametrize("text", ["", ":9464", "::1:9464", "host", "65536", "-1", "http://h:1", "a b:1", "[::1]", "٩"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":9464",
+        "::1:9464",
+        "host",
+        "65536",
+        "-1",
+        "http://h:1",
+        "a b:1",
+        "[::1]",
+        "٩",
+        "a..b:1",
+        "ä..b:1",
+        "\udcff:1",
+    ],
+)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(InvalidOption, match="is no address to listen on"):
         address(text)
