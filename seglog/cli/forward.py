@@ -34,10 +34,11 @@ Passwords of engines come from the URL, a file (?password_file=FILE), or SEGLOG_
 
 A record is acknowledged after the far end confirmed it: at least once, in order. What the far end refuses for good
 (HTTP 400, 413, 422) goes to the dead-letter queue; anything else is kept and tried again, with growing pauses. SIGTERM
-and Ctrl-C finish the batch under way; after SIGTERM the exit code is 0.
+and Ctrl-C finish the batches under way, which takes up to --timeout for each where the far end does not answer; the
+second one ends it at once. After SIGTERM the exit code is 0.
 
 With --config there is a route for each [[route]] of FILE: a table with directory, to, and what else is an option here,
-written like batch_bytes = "1MiB"; headers = { Authorization = "…" }, password_file, timeout and name are keys, too.
+written like batch_bytes = "1MiB"; headers = { Authorization = "…" }, password_file and name are keys, too.
 [defaults] counts for routes that do not say otherwise. A route that fails is tried again and stops no other. SIGHUP
 reads FILE again: routes that are the same go on undisturbed. systemd is told of readiness, status and health
 (Type=notify, WatchdogSec=)."""
@@ -91,6 +92,13 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"give up (exit code 3, nothing is lost) after S seconds without progress (default: never; with --once "
         f"{ONCE_PATIENCE_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=arguments.seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds for connecting, and for each wait on the far end (default: 30)",
     )
     parser.add_argument(
         "--batch-records", type=arguments.count, default=500, metavar="N", help="records in one send (default: 500)"
@@ -152,7 +160,13 @@ def run(args: argparse.Namespace) -> int:
         return _run_service(args)
     if args.directory is None or args.to is None or args.check:
         raise InvalidOption("expected DIR --to URL, or --config FILE, which --check is for")
-    sink = open_sink(args.to, format=args.format, headers=dict(args.header), encoding=args.content_encoding)
+    sink = open_sink(
+        args.to,
+        format=args.format,
+        headers=dict(args.header),
+        encoding=args.content_encoding,
+        timeout=args.timeout,
+    )
     with Stop() as stop, contextlib.ExitStack() as ended:
         ended.callback(getattr(sink, "close", lambda: None))
         alone = listening.Alone(args)

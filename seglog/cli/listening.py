@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from seglog.forward import Forwarder
     from seglog.forward.service import RouteState
 
-HANGS_SECONDS = 90.0  # connecting, asking and sending may take a sink 30 seconds each
-
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     """The option --listen."""
@@ -62,13 +60,13 @@ class Alone:
         """As `Service.snapshot`, of one route."""
         from seglog.forward import ForwardStats
         from seglog.forward.routes import Route
-        from seglog.forward.service import RouteState
+        from seglog.forward.service import RouteState, hangs_seconds
 
         args, forwarder = self._args, self._forwarder
         alive, trouble, stats = True, None, ForwardStats(0, 0, 0, 0)
         if forwarder is not None:
             last, trouble = forwarder.pulse()
-            alive, stats = self._clock.monotonic() - last < HANGS_SECONDS, forwarder.stats()
+            alive, stats = self._clock.monotonic() - last < hangs_seconds(args.timeout), forwarder.stats()
             if not alive:
                 trouble = trouble or "hangs, longer than a send may take"
         state = RouteState(

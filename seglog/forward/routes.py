@@ -70,7 +70,7 @@ class Route:
 
     @property
     def sink(self) -> str:
-        """The URL without anything in it that may be a secret."""
+        """The URL without user, password and query, as messages have it. Its path is shown: no place for a secret."""
         scheme, _, rest = self.to.partition(":")
         try:
             parts = urllib.parse.urlsplit(self.to)
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike[str]) -> list[Route]:
     try:
         text = Path(path).read_text("utf-8")
         document = tomllib.loads(text)
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no TOML
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no TOML
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidOption(f"{name}: {reason}") from None
     try:
@@ -215,6 +215,8 @@ def _values(table: Table, known: list[str] | dict[str, Any]) -> Table:
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise InvalidOption(f"expected text, not {_kind(value)}")
+    if not value.isprintable():
+        raise InvalidOption("expected text without control characters")
     return value
 
 

@@ -20,7 +20,7 @@ from seglog.forward.backoff import Backoff
 from seglog.forward.forwarder import Forwarder, ForwardStats
 from seglog.forward.routes import Route
 from seglog.log import Log
-from seglog.model import ConsumerStats, Gap
+from seglog.model import ConsumerStats, Gap, Message
 from seglog.open_log import open_log
 
 _logger = logging.getLogger("seglog")
@@ -31,7 +31,13 @@ LOOK_SECONDS = 0.2  # how often a log that is not there yet is looked for
 # no sign of life for longer hangs, with some seconds for a machine that is busy.
 _WAITS = 3
 _BUSY_SECONDS = 2.0
+_NOTE_SECONDS = 0.2  # what is shown of where a consumer stands is little older, while its route does not hang
 _NOTHING = ForwardStats(0, 0, 0, 0)
+
+
+def hangs_seconds(timeout: float) -> float:
+    """After so long without a sign of life a route counts as hung."""
+    return _WAITS * timeout + _BUSY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class RouteState:
             or for a far end that is away, is alive; one that hangs is not.
         healthy: alive, and nothing keeps it from forwarding.
         error: what keeps it from forwarding at this moment, in one line; None: nothing does.
-        standing: where the consumer stands (`lag_records`, `lag_bytes`, `oldest_age_seconds`, …); None while the log
-            is not open: it is not there yet, or the route has failed and waits for its next attempt.
+        standing: where the consumer stood a moment ago (`lag_records`, `lag_bytes`, `oldest_age_seconds`, …); None
+            while the log is not open: it is not there yet, or the route has failed and waits for its next attempt.
     """
 
     name: str
@@ -117,7 +123,7 @@ class Service:
         )
 
     def stop(self) -> None:
-        """Ask every route to finish the batch under way and end. Returns at once; final."""
+        """Ask every route to finish what is under way and end. Returns at once; final."""
         for worker in self._all():
             worker.stop()
 
@@ -156,13 +162,13 @@ class _Worker:
         self._predecessors = tuple(predecessors)
         self._clock = SystemClock()
         self._backoff = Backoff(self._clock)
-        self._hangs_seconds = _WAITS * route.timeout + _BUSY_SECONDS
+        self._hangs_seconds = hangs_seconds(route.timeout)
         self._stopping = threading.Event()
         self._alive_at = self._clock.monotonic()
         self._told: str | None = None  # the failure that was logged last; each is logged once, not at every try
         self._ran = False  # the last attempt got as far as forwarding
         self._lock = threading.Lock()  # for what follows
-        self._running: tuple[Forwarder, Consumer[Any]] | None = None
+        self._running: tuple[Forwarder, _Observed] | None = None
         self._before = _NOTHING  # what attempts did that have ended
         self._thread = threading.Thread(target=self._run, name=f"{THREAD_NAMES}{route.name}", daemon=True)
 
@@ -208,14 +214,14 @@ class _Worker:
             alive=alive,
             healthy=failure is None,
             error=failure,
-            # One that hangs may hold the consumer: nobody else is to hang because he asks about it.
-            standing=None if running is None or not alive else _standing(running[1]),
+            standing=None if running is None or not alive else running[1].standing,
         )
 
     def _run(self) -> None:
         for predecessor in self._predecessors:
             while not predecessor.join(LOOK_SECONDS):
                 self._sign()
+        self._predecessors = ()  # each would keep its own
         while True:
             try:
                 self._attempt()
@@ -238,7 +244,7 @@ class _Worker:
             if log is None:
                 return
             ended.enter_context(log)
-            consumer = ended.enter_context(log.consumer(self.route.consumer, on_gap=_tell_gap))
+            consumer = _Observed(ended.enter_context(log.consumer(self.route.consumer, on_gap=_tell_gap)))
             forwarder = self.route.forwarder(consumer, sink)
             self._ran = True
             if again:
@@ -264,7 +270,7 @@ class _Worker:
         return None
 
     @contextlib.contextmanager
-    def _shown(self, forwarder: Forwarder, consumer: Consumer[Any]) -> Iterator[None]:
+    def _shown(self, forwarder: Forwarder, consumer: _Observed) -> Iterator[None]:
         """In this block the state of the route is that of this forwarder."""
         with self._lock:
             self._running = forwarder, consumer
@@ -315,11 +321,26 @@ def _sum(one: ForwardStats, other: ForwardStats) -> ForwardStats:
     )
 
 
-def _standing(consumer: Consumer[Any]) -> ConsumerStats | None:
-    try:
-        return consumer.stats()
-    except SeglogError:  # closed a moment ago, or the disk said no: the route's own thread tells that
-        return None
+class _Observed:
+    """A consumer that notes where it stands as it is used, for others to see: asking it, they might have to wait for a
+    disk that hangs."""
+
+    def __init__(self, consumer: Consumer[Any]) -> None:
+        self._consumer = consumer
+        self._noted_at = 0.0
+        self.standing: ConsumerStats | None = None
+        self.ack, self.nack, self.refuse, self.unacked = consumer.ack, consumer.nack, consumer.refuse, consumer.unacked
+
+    def receive_many(self, limit: int, timeout: float | None = 0, max_bytes: int | None = None) -> list[Message[Any]]:
+        now = SystemClock.monotonic()
+        if self.standing is None or now - self._noted_at > _NOTE_SECONDS:
+            with contextlib.suppress(SeglogError):  # whatever it is, receiving tells
+                self.standing = self._consumer.stats()
+            self._noted_at = now
+        return self._consumer.receive_many(limit, timeout, max_bytes)
+
+    def __len__(self) -> int:
+        return len(self._consumer)
 
 
 def _tell_gap(gap: Gap) -> None:

@@ -6,7 +6,9 @@ import gzip
 import http.server
 import json
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +177,16 @@ def test_a_signal_while_it_waits_for_the_log(cli: Cli, tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert cli.end(process) == (exit_codes.OK, b"", "")
     assert not (tmp_path / "log").exists()
+
+
+def test_the_timeout_ends_the_wait_for_a_collector_that_does_not_answer(cli: Cli, log: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        began = time.monotonic()
+        result = cli("forward", log, "--to", url, "--once", "--timeout", "0.2", "--patience", "0.1")
+        assert time.monotonic() - began < 10
+    assert result.returncode == exit_codes.FAILED
+    assert b"nothing could be forwarded for 0.1 s" in result.stderr
 
 
 def test_an_unreachable_collector_is_waited_for_with_patience(cli: Cli, log: Path, collector: Collector) -> None:

@@ -51,7 +51,7 @@ function _shtab_seglog_using
 end
 
 set -g _shtab_seglog_commands append read consume forward stat verify inspect compact consumers 'consumers list' 'consumers add' 'consumers seek' 'consumers remove' dlq 'dlq list' 'dlq show' 'dlq export' 'dlq replay' 'dlq delete' 'dlq purge' repair demo crashtest completions
-set -g _shtab_seglog_opts_with_value --ack-log --backoff --batch-bytes --batch-records --compression --config --consumer --content-encoding --delimiter --durability --events --exec --format --from --header --interval --lease --linger --listen --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --retention-age --retention-bytes --segment-bytes --start --to -n -o
+set -g _shtab_seglog_opts_with_value --ack-log --backoff --batch-bytes --batch-records --compression --config --consumer --content-encoding --delimiter --durability --events --exec --format --from --header --interval --lease --linger --listen --max-attempts --max-record-bytes --max-refused --older-than --output --patience --reason --retention-age --retention-bytes --segment-bytes --start --timeout --to -n -o
 
 complete -c seglog -e
 complete -c seglog -f
@@ -98,6 +98,7 @@ complete -c seglog -n '_shtab_seglog_using forward' -l check -d 'only check FILE
 complete -c seglog -n '_shtab_seglog_using forward' -l consumer -x -d 'whose position to use (default: forward)'
 complete -c seglog -n '_shtab_seglog_using forward' -l once -d 'stop when everything is forwarded'
 complete -c seglog -n '_shtab_seglog_using forward' -l patience -x -d 'give up (exit code 3, nothing is lost) after S seconds without progress (default: never; with --once 10)'
+complete -c seglog -n '_shtab_seglog_using forward' -l timeout -x -d 'seconds for connecting, and for each wait on the far end (default: 30)'
 complete -c seglog -n '_shtab_seglog_using forward' -l batch-records -x -d 'records in one send (default: 500)'
 complete -c seglog -n '_shtab_seglog_using forward' -l batch-bytes -x -d 'payload bytes in one send, like 1MiB (default: 1MiB)'
 complete -c seglog -n '_shtab_seglog_using forward' -l linger -x -d 'seconds to wait for a batch to fill (default: 0.2)'

@@ -258,6 +258,7 @@ _shtab_seglog_forward_options=(
   "--consumer[whose position to use (default\: forward)]:NAME:"
   "--once[stop when everything is forwarded]"
   "--patience[give up (exit code 3, nothing is lost) after S seconds without progress (default\: never\; with --once 10)]:S:"
+  "--timeout[seconds for connecting, and for each wait on the far end (default\: 30)]:S:"
   "--batch-records[records in one send (default\: 500)]:N:"
   "--batch-bytes[payload bytes in one send, like 1MiB (default\: 1MiB)]:SIZE:"
   "--linger[seconds to wait for a batch to fill (default\: 0.2)]:S:"

@@ -95,6 +95,8 @@ def table(directory: str, to: str, *more: str) -> str:
         ("[[routes]]", "unknown key 'routes'; there are defaults, route"),
         ('[[route]]\nto = "stdout:"', "route 1: directory is missing"),
         ('[[route]]\ndirectory = "a"', "route 1 (a): to is missing"),
+        (table("a\\u0000b", "stdout:"), "directory: expected text without control characters"),
+        (table("a", "stdout:", 'name = "a\\nb"'), "name: expected text without control characters"),
         (table("a", "stdout:", "batchrecords = 1"), "route 1 (a): unknown key 'batchrecords'; there are name, "),
         (
             table("a", "stdout:", 'batch_records = "1"'),
@@ -131,11 +133,11 @@ def test_what_cannot_be_meant(tmp_path: Path, text: str, complaint: str) -> None
     assert "SECRET" not in said
 
 
-@pytest.mark.parametrize("text", [None, b"\xff\xfe"])
+@pytest.mark.parametrize("text", [None, b"\xff\xfe", b"a = " + b"[" * 100_000])
 def test_a_file_that_cannot_be_read(tmp_path: Path, text: bytes | None) -> None:
     if text is not None:
         (tmp_path / "spool.toml").write_bytes(text)
-    with pytest.raises(InvalidOption, match=r"spool\.toml: (No such file|.*utf-8)"):
+    with pytest.raises(InvalidOption, match=r"spool\.toml: (No such file|.*utf-8|.*recursion)"):
         load(tmp_path / "spool.toml")
 
 
