@@ -32,10 +32,12 @@ class EventLoop:
         `seconds`: for this one alone.
         """
         bound = self._seconds if seconds is None else seconds
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
-            self._thread.start()
+        if self._loop is None or self._thread is None:
+            try:
+                self._loop, self._thread = self._start()
+            except BaseException:
+                work.close()  # it will never be waited for
+                raise
         running = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, bound), self._loop)
         try:
             return running.result(None if bound is None else bound + _GRACE_SECONDS)
@@ -49,18 +51,32 @@ class EventLoop:
         return self._loop is not None
 
     def close(self) -> None:
-        """What still runs is cancelled. A later `run` starts anew."""
+        """What still runs is cancelled, and left behind if it does not end. A later `run` starts anew."""
         loop, self._loop = self._loop, None
-        if loop is None or self._thread is None:
+        thread, self._thread = self._thread, None
+        if loop is None or thread is None:
             return
-        asyncio.run_coroutine_threadsafe(_end_others(), loop).result(_GRACE_SECONDS)
-        loop.call_soon_threadsafe(loop.stop)
-        self._thread.join(_GRACE_SECONDS)
-        loop.close()
+        asyncio.run_coroutine_threadsafe(_end(), loop)
+        thread.join(2 * _GRACE_SECONDS)
+        if not thread.is_alive():  # else it hangs; it ends when it goes on
+            loop.close()
+
+    def _start(self) -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except Exception:  # there are too many threads, perhaps not for long
+            loop.close()
+            raise
+        return loop, thread
 
 
-async def _end_others() -> None:
+async def _end() -> None:
+    """Cancel all others, and stop the loop, also if they do not end."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    ending = asyncio.gather(*others, return_exceptions=True)
+    await asyncio.wait((ending,), timeout=_GRACE_SECONDS)
+    asyncio.get_running_loop().stop()
