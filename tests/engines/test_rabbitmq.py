@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -142,9 +143,35 @@ def test_a_late_message_is_not_dropped_for_what_a_dead_process_had_on_its_way(ra
         before = late_number(rabbit, log_id(some))
         heir.send([some[1]])
         assert late_number(rabbit, log_id(some)) >= before + 1_000_000  # the most that one batch may have
-        dead.send([some[0]])  # arrives too late to count
+        with pytest.raises(SinkError, match="came in between") as caught:  # too late: the server drops it
+            dead.send([some[0]])
+        assert caught.value.verdict is Verdict.RETRY
         heir.send([some[0]])
     assert payloads(rabbit) == [b"3", b"2", b"1", b"0"]
+
+
+def test_a_late_message_that_the_server_dropped_is_not_confirmed(
+    rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = messages(4)
+    with attached(rabbit, log_id(some)) as other, attached(rabbit, log_id(some)) as sink:
+        other.send([some[3]])
+        sink.resume_point()
+        look = sink._newest_ids
+
+        async def slow(connection: Any) -> set[str]:
+            found = await look(connection)
+            await asyncio.to_thread(other.send, [some[2]])
+            return found
+
+        monkeypatch.setattr(sink, "_newest_ids", slow)
+        with pytest.raises(SinkError, match="came in between"):
+            sink.send([some[1]])
+        assert payloads(rabbit) == [b"3", b"2"]
+        monkeypatch.setattr(sink, "_newest_ids", look)
+        assert sink.resume_point() == 4
+        sink.send([some[1], some[2]])
+    assert payloads(rabbit) == [b"3", b"2", b"1"]
 
 
 def test_late_messages_keep_their_place_in_the_batch(rabbit: RabbitMQ) -> None:

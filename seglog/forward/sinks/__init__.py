@@ -30,7 +30,7 @@ _OTLP = _Place("otlp", "OtlpSink", ("headers", "encoding", "timeout", "clock"))
 _REDIS = _Place("redis", "RedisSink", ("timeout",))
 _KAFKA = _Place("kafka", "KafkaSink", ("timeout", "clock"))
 _WORDS = {"headers": "request headers", "encoding": "content encoding"}
-_RABBITMQ = _Place("rabbitmq", "RabbitStreamSink", ("timeout",))
+_RABBITMQ = _Place("rabbitmq", "RabbitStreamSink", ("timeout", "clock"))
 _NATS = _Place("nats", "NatsSink", ("timeout",))
 SINKS = {
     "http": _HTTP,

@@ -26,6 +26,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from seglog import options
 from seglog.errors import InvalidOption
 from seglog.forward.sinks import address, nats_message
 from seglog.forward.sinks.base import SinkError, Verdict
@@ -71,6 +72,7 @@ class NatsSink:
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        options.number("timeout", timeout, "seconds", 0.001, 3600.0)
         self._at = address.parse(url, port=4222, target="a subject", known=("stream",))
         self._subject = self._at.target
         if not _SUBJECT.fullmatch(self._subject):

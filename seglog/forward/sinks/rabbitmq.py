@@ -5,13 +5,16 @@ number of each publisher together with the records, drops what is not above it, 
 to go on, also when the stream is trimmed. One stream takes one log; the sink makes none.
 
 A message that was delayed may come when others have passed it, and its number would be dropped. So those go out by a
-second publisher, `seglog-<log id>-late`, whose numbers only rise. A new process begins 2**24 above what the server has,
-which is above all that its predecessor can still have on its way: none is ever dropped for another. Against duplicates,
-they keep their numbers when the same are sent again; and before the first of them after each failure, the newest 10,000
-entries of the stream (fewer if they are large) are searched for those that did arrive.
+second publisher, `seglog-<log id>-late`, whose numbers only rise. In each process they begin at the time in ns, or by
+2**24 and more above what the server has, should the clock be behind that: no two processes use the same ones. What a
+process that died had on its way may still arrive in between, and what is below it is dropped, and confirmed like the
+rest. So a late message counts only when the server says that its number is the highest. Against duplicates, they keep
+their numbers when the same are sent again; and before the first of them after each failure, the newest 10,000 entries
+of the stream (fewer if they are large) are searched for those that did arrive.
 
 What is published goes to the stream's leader, at the address that RabbitMQ advertises for it, unless that is the node
-of the URL: then what arrives is always what was sent first, and there are no holes below the highest number.
+of the URL: then what arrives is always what was sent first. The server refuses a frame as a whole, and none is sent
+before the one before is confirmed: so there are no holes below the highest number.
 
 RabbitMQ confirms a record when most replicas have it; it does not wait for their disks.
 """
@@ -19,10 +22,13 @@ RabbitMQ confirms a record when most replicas have it; it does not wait for thei
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from seglog import options
+from seglog.clock import Clock, SystemClock
 from seglog.errors import InvalidOption
 from seglog.forward.sinks import address, amqp
 from seglog.forward.sinks.base import SinkError, Verdict, missing
@@ -33,7 +39,7 @@ from seglog.model import Message
 T = TypeVar("T")
 
 _MAIN, _LATE = 0, 1  # the publishers, as a connection knows them
-_LIFE = 1 << 24  # numbers of late messages between those of two processes
+_LIFE = 1 << 24  # numbers of late messages between those of two processes, where the clock says nothing
 _SEARCHED_ENTRIES = 10_000
 _SEARCHED_BYTES = 32 << 20
 
@@ -41,15 +47,19 @@ _SEARCHED_BYTES = 32 << 20
 class RabbitStreamSink:
     """Publishes batches to one stream. See `seglog.forward.open_sink`.
 
-    Options of the URL: `vhost`, by default `/`; those of every engine are in address.py. Without a user it is guest.
+    Options of the URL: `vhost`, by default `/`; those of every engine are in address.py. Without user and password
+    it is guest.
     """
 
-    def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 30.0, clock: Clock | None = None) -> None:
+        options.number("timeout", timeout, "seconds", 0.001, 3600.0)
         tls = url.lower().startswith("amqp-stream+tls:")
         self._at = address.parse(url, port=5551 if tls else 5552, target="a stream", known=("vhost",))
         self._vhost = self._at.options.get("vhost", "/")
         if not (self._at.target + self._vhost).isascii():
             raise InvalidOption(f"{self._at.name}: rstream cannot say names of streams and hosts that are not ASCII")
+        if (self._at.user is None) != (self._at.password is None):
+            raise InvalidOption(f"{self._at.name}: a user needs a password, and a password a user")
         try:
             import rstream  # noqa: F401
         except ImportError as error:
@@ -57,8 +67,10 @@ class RabbitStreamSink:
         self._tls = self._at.tls() if tls else None
         self._timeout = timeout
         self._loop = EventLoop("seglog-rabbitmq", timeout)
+        self._clock = SystemClock() if clock is None else clock
         self._connection: StreamConnection | None = None
-        self._publisher = ""
+        self._leader = ""  # where it is, while it is connected to at an address that is not the URL's
+        self._publisher = self._late_publisher = ""
         self._log_id = ""
         self._newest = 0  # the highest number of the main publisher
         self._there: set[str] | None = None  # what the newest entries are; None: to be looked up
@@ -70,7 +82,7 @@ class RabbitStreamSink:
 
     def attach(self, log_id: str) -> None:
         self._log_id = log_id
-        self._publisher = f"seglog-{log_id}"
+        self._publisher, self._late_publisher = f"seglog-{log_id}", f"seglog-{log_id}-late"
 
     def resume_point(self) -> int | None:
         """By the highest number that the server has of this log."""
@@ -83,32 +95,47 @@ class RabbitStreamSink:
     def close(self) -> None:
         """Give the connection back, and the thread. A later `send` starts anew."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            self._loop.run(connection.close())
-        self._loop.close()
+        try:
+            if connection is not None:
+                with contextlib.suppress(TimeoutError):  # nobody heard the goodbye; all that matters was confirmed
+                    self._loop.run(connection.close())
+        finally:
+            self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        self._leader = ""
         try:
             return self._loop.run(work)
         except SinkError as error:
             if error.verdict is Verdict.REFUSED:
                 raise
-            raise SinkError(f"{self._at.name}: {error}", verdict=error.verdict) from error
+            raise SinkError(self._words(str(error)), verdict=error.verdict) from error
         except TimeoutError as error:
-            raise SinkError(f"{self._at.name}: no answer within {self._timeout:g} s") from error
+            raise SinkError(self._words(f"no answer within {self._timeout:g} s")) from error
         except Exception as error:  # of the network, or what rstream's decoder raises
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             # A connection that was cut is the network's affair, also where TLS noticed it first.
             cut = isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
             fault = isinstance(error, ssl.SSLError) and not cut
             verdict = Verdict.CONFIGURATION if fault else Verdict.RETRY
-            raise SinkError(f"{self._at.name}: {reason}", verdict=verdict) from error
+            raise SinkError(self._words(reason), verdict=verdict) from error
+
+    def _words(self, reason: str) -> str:
+        if not self._leader:
+            return f"{self._at.name}: {reason}"
+        where = f"the stream's leader, which RabbitMQ says is at {self._leader}"
+        return f"{self._at.name}: {where}: {reason}; see stream.advertised_host"
 
     # In the loop
 
     async def _resume(self) -> int | None:
         connection = await self._connected()
-        self._newest = max(self._newest, await connection.sequence(self._at.target, self._publisher))
+        try:
+            newest = await connection.sequence(self._at.target, self._publisher)
+        except BaseException:  # a connection that went silent would be asked for ever
+            await self._give_up()
+            raise
+        self._newest = max(self._newest, newest)
         self._there = None
         return self._newest or None
 
@@ -121,7 +148,6 @@ class RabbitStreamSink:
                 raise SinkError(what, verdict=Verdict.REFUSED)
         try:
             newest = await self._publish(connection, batch, entries)
-            await connection.confirmed()
         except BaseException:
             await self._give_up()
             raise
@@ -145,20 +171,28 @@ class RabbitStreamSink:
                 continue
             publisher = _MAIN if number else _LATE
             if publisher != by and run:
-                await connection.publish(by, run)
+                await self._hand_over(connection, by, run)
                 run = []
             by = publisher
             run.append((number or late_numbers[message.id], entry))
         if run:
-            await connection.publish(by, run)
+            await self._hand_over(connection, by, run)
         return newest
+
+    async def _hand_over(self, connection: StreamConnection, by: int, run: list[Entry]) -> None:
+        """Return when the server has it. Raises SinkError."""
+        await connection.publish(by, run)
+        if by == _LATE and await connection.sequence(self._at.target, self._late_publisher) != run[-1][0]:
+            # Perhaps these were dropped for what came in between: the next look back will tell.
+            raise SinkError("late messages that another process had on their way came in between")
 
     async def _look_back(self, connection: StreamConnection, late: list[str]) -> Collection[str]:
         """Which of the newest entries are there, looked up once after each resume_point; and numbers for these."""
         if self._there is None:
-            known = await connection.sequence(self._at.target, f"{self._publisher}-late")
+            known = await connection.sequence(self._at.target, self._late_publisher)
             if not self._late_base or known > self._late_base + len(self._late):  # somebody else's
-                self._late_base, self._late = known + _LIFE, []
+                now = self._clock.time_ns()
+                self._late_base, self._late = max(now, known + _LIFE + now % _LIFE), []
             self._there = await self._newest_ids(connection)
         both = min(len(late), len(self._late))
         if late[:both] != self._late[:both]:
@@ -177,11 +211,13 @@ class RabbitStreamSink:
             leader = await connection.leader(self._at.target)
             if leader != connection.advertised:
                 await connection.close()
+                self._leader = ":".join(leader)
                 connection = await self._open(leader[0], int(leader[1]))
+                self._leader = ""
             await connection.declare(self._at.target, self._publisher, _MAIN)
-            await connection.declare(self._at.target, f"{self._publisher}-late", _LATE)
+            await connection.declare(self._at.target, self._late_publisher, _LATE)
             newest = await connection.sequence(self._at.target, self._publisher)
-            if not newest and not await connection.sequence(self._at.target, f"{self._publisher}-late"):
+            if not newest and not await connection.sequence(self._at.target, self._late_publisher):
                 newest = await self._newest_by_entries(connection)
         except BaseException:
             connection.abort()

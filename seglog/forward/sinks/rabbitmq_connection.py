@@ -7,6 +7,7 @@ a connection is gone, and connect again by themselves, when nobody knows yet wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +26,7 @@ _FRAME_BYTES = 13  # of a frame that publishes nothing
 _ENTRY_BYTES = 12  # of an entry, beside the message
 _WITHOUT_LIMIT = 128 << 20  # for a server that says it has none
 _GOODBYE_SECONDS = 1.0
+_OTHER_PROTOCOL = b"AMQP"  # what RabbitMQ's usual port answers with, instead of the length of a frame
 
 # What the server answers, where somebody has to look. The rest of the codes pass: it starts, or elects a leader.
 _MENDED_BY_SOMEBODY = {
@@ -130,24 +132,18 @@ class StreamConnection:
         return (self._frame_max or _WITHOUT_LIMIT) - _FRAME_BYTES - _ENTRY_BYTES
 
     async def publish(self, publisher: int, entries: Sequence[Entry]) -> None:
-        """Put it on its way; `confirmed` waits for the answers."""
-        self._unconfirmed.update((publisher, id) for id, _ in entries)
+        """Return when the server has it all. Raises SinkError if it does not take some of it.
+
+        A frame waits until the one before is confirmed: were that refused, this one's numbers would hide it.
+        """
         frame, size = list[Entry](), 0
         for entry in entries:
             if frame and size + len(entry[1]) > self.largest():
-                await self._write_entries(publisher, frame)
+                await self._publish_frame(publisher, frame)
                 frame, size = [], 0
             frame.append(entry)
             size += len(entry[1]) + _ENTRY_BYTES
-        await self._write_entries(publisher, frame)
-
-    async def confirmed(self) -> None:
-        """Until the server has all that was published. Raises SinkError if it does not take some of it."""
-        if self._unconfirmed and self._trouble is None:
-            self._confirmed = asyncio.get_running_loop().create_future()
-            await self._confirmed
-        if self._trouble is not None:
-            raise self._trouble
+        await self._publish_frame(publisher, frame)
 
     async def read(self, stream: str, first: int | None, take: Callable[[schema.Deliver], object]) -> None:
         """Hand on the chunks from the one with that entry on to the newest; None: the newest alone."""
@@ -187,13 +183,13 @@ class StreamConnection:
         """With a goodbye, if there is anybody to hear it."""
         from rstream import schema
 
-        if self.usable:
-            try:
-                goodbye = self.ask(schema.Close(self.number(), OK, "done"), schema.CloseResponse)
-                await asyncio.wait_for(goodbye, _GOODBYE_SECONDS)
-            except (SinkError, OSError, EOFError, TimeoutError):
-                pass  # politeness only: all that matters was confirmed
-        self.abort()
+        try:
+            if self.usable:
+                with contextlib.suppress(Exception):  # politeness only: all that matters was confirmed
+                    goodbye = self.ask(schema.Close(self.number(), OK, "done"), schema.CloseResponse)
+                    await asyncio.wait_for(goodbye, _GOODBYE_SECONDS)
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         self._break(SinkError("the connection was given up"))
@@ -206,8 +202,11 @@ class StreamConnection:
 
         try:
             while True:
-                size = int.from_bytes(await self._reader.readexactly(4), "big")
-                frame = decode_frame(await self._reader.readexactly(size))
+                size = await self._reader.readexactly(4)
+                if size == _OTHER_PROTOCOL:
+                    what = "this is the port of AMQP; streams have another one: 5552, or 5551 with TLS"
+                    raise SinkError(what, verdict=Verdict.CONFIGURATION)
+                frame = decode_frame(await self._reader.readexactly(int.from_bytes(size, "big")))
                 self._heard = asyncio.get_running_loop().time()
                 self._take(frame)
         except asyncio.IncompleteReadError:
@@ -269,12 +268,15 @@ class StreamConnection:
 
         await self._put(encode_frame(frame))
 
-    async def _write_entries(self, publisher: int, entries: Sequence[Entry]) -> None:
+    async def _publish_frame(self, publisher: int, entries: Sequence[Entry]) -> None:
         from rstream import schema
         from rstream.encoding import encode_publish
 
+        self._unconfirmed = {(publisher, id) for id, _ in entries}
+        self._confirmed = asyncio.get_running_loop().create_future()
         messages = [schema.Message(id, None, data) for id, data in entries]
         await self._put(encode_publish(schema.Publish(publisher, messages)))
+        await self._confirmed
 
     async def _put(self, data: bytes) -> None:
         if self._trouble is not None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from seglog import options
 from seglog.forward.sinks import address
 from seglog.forward.sinks.base import SinkError, Verdict, missing
 from seglog.model import Message
@@ -37,6 +38,7 @@ class RedisSink:
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
+        options.number("timeout", timeout, "seconds", 0.001, 3600.0)
         self._at = address.parse(url, port=6379, target="a stream", known=("db",))
         database = address.whole(self._at.options, "db", 0, 0, 1_000_000)
         try:

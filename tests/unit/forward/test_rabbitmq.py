@@ -8,23 +8,25 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
 
 import seglog
 from seglog.errors import InvalidOption
-from seglog.forward import SinkError, Verdict, open_sink
+from seglog.forward import Forwarder, SinkError, Verdict, open_sink
 from seglog.forward.sinks import amqp
 from seglog.forward.sinks.rabbitmq import RabbitStreamSink
 from seglog.model import Message
-from tools.engines.server import wait_until
+from seglog.testing import ManualClock
+from tools.engines.server import free_port, wait_until
 
 rstream = pytest.importorskip("rstream")
 from rstream import encoding, schema  # noqa: E402
 
 Answer = Callable[[Any], list[Any]]
+NONSENSE = b"\x00\x00\x00\x04\x77\x77\x00\x01"  # a frame of a kind that there is not
 
 
 class Silence(Exception):
@@ -45,6 +47,7 @@ class Broker:
         self.late: dict[int, bytes] = {}  # by the second publisher
         self.sockets: list[socket.socket] = []
         self.heartbeat = 60
+        self.frame_max = 1 << 20
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
@@ -68,7 +71,7 @@ class Broker:
             case schema.SaslHandshake():
                 return [schema.SaslHandshakeResponse(n, 1, ["PLAIN"])]
             case schema.SaslAuthenticate():
-                return [schema.SaslAuthenticateResponse(n, 1), schema.Tune(1 << 20, self.heartbeat)]
+                return [schema.SaslAuthenticateResponse(n, 1), schema.Tune(self.frame_max, self.heartbeat)]
             case schema.Open():
                 where = {"advertised_host": "127.0.0.1", "advertised_port": str(self.port)}
                 return [schema.OpenResponse(n, 1, [schema.Property(*one) for one in where.items()])]
@@ -84,12 +87,17 @@ class Broker:
             case schema.Unsubscribe():
                 return [schema.UnsubscribeResponse(n, 1)]
             case schema.Publish():
-                known = self.late if request.publisher_id else self.published
-                known |= {one.publishing_id: one.data for one in request.messages}
+                self.store(request)
                 return [schema.PublishConfirm(request.publisher_id, [one.publishing_id for one in request.messages])]
             case schema.Close():
                 return [schema.CloseResponse(n, 1)]
         return []
+
+    def store(self, request: Any) -> None:
+        """What is not above the publisher's highest number is dropped, and confirmed all the same."""
+        known = self.late if request.publisher_id else self.published
+        highest = max(known, default=0)
+        known |= {one.publishing_id: one.data for one in request.messages if one.publishing_id > highest}
 
     @property
     def connections(self) -> int:
@@ -152,7 +160,14 @@ def some() -> list[Message[bytes]]:
 
 @pytest.fixture
 def sink(broker: Broker, some: list[Message[bytes]]) -> Iterator[RabbitStreamSink]:
-    with closing(RabbitStreamSink(f"amqp-stream://alice:s3cret@127.0.0.1:{broker.port}/events", timeout=5)) as made:
+    with opened(broker, some, timeout=5) as made:
+        yield made
+
+
+@contextmanager
+def opened(broker: Broker, some: list[Message[bytes]], **options: Any) -> Iterator[RabbitStreamSink]:
+    url = f"amqp-stream://alice:s3cret@127.0.0.1:{broker.port}/events"
+    with closing(RabbitStreamSink(url, **options)) as made:
         made.attach(some[0].id.partition(":")[0])
         yield made
 
@@ -183,6 +198,33 @@ def test_what_is_sent_goes_to_the_leader(
         f"seglog-{some[0].id.partition(':')[0]}",
         f"seglog-{some[0].id.partition(':')[0]}-late",
     ]
+
+
+def test_a_leader_that_cannot_be_reached_is_named(broker: Broker, sink: RabbitStreamSink) -> None:
+    broker.leader = free_port()
+    error = failure(sink.resume_point)
+    assert f"which RabbitMQ says is at 127.0.0.1:{broker.leader}" in str(error)
+    assert "advertised_host" in str(error)
+    assert error.verdict is Verdict.RETRY
+    broker.leader = broker.port
+    assert sink.resume_point() is None
+
+
+def test_a_leader_that_says_nothing_is_named(broker: Broker, other: Broker, some: list[Message[bytes]]) -> None:
+    broker.leader = other.port
+    other.answers[schema.PeerProperties] = raising(Silence())
+    with opened(broker, some, timeout=0.3) as sink:
+        error = failure(sink.resume_point)
+        assert f"which RabbitMQ says is at 127.0.0.1:{other.port}: no answer within 0.3 s" in str(error)
+        broker.answers[schema.PeerProperties] = raising(HangUp())
+        assert "leader" not in str(failure(sink.resume_point))
+
+
+def test_a_port_that_is_not_for_streams_is_put_right_by_somebody(broker: Broker, sink: RabbitStreamSink) -> None:
+    broker.answers[schema.PeerProperties] = lambda request: [b"AMQP\x00\x00\x09\x01"]
+    error = failure(sink.resume_point)
+    assert "this is the port of AMQP" in str(error)
+    assert error.verdict is Verdict.CONFIGURATION
 
 
 def test_a_stream_without_a_leader_is_waited_for(broker: Broker, sink: RabbitStreamSink) -> None:
@@ -221,7 +263,7 @@ def test_a_send_waits_for_every_number(broker: Broker, some: list[Message[bytes]
     [
         (schema.MetadataUpdate(schema.MetadataInfo(6, "events")), "the stream moved"),
         (schema.Close(7, 1, "maintenance"), "maintenance"),
-        (b"\x00\x00\x00\x04\x77\x77\x00\x01", "is not a valid"),
+        (NONSENSE, "is not a valid"),
     ],
     ids=["another leader", "close", "nonsense"],
 )
@@ -268,6 +310,16 @@ def test_a_server_that_says_nothing_is_not_waited_for_longer_than_asked(
         assert error.verdict is Verdict.RETRY
 
 
+def test_a_connection_that_went_silent_is_not_asked_again(broker: Broker, some: list[Message[bytes]]) -> None:
+    with opened(broker, some, timeout=0.3) as sink:
+        sink.resume_point()
+        broker.answers[schema.QueryPublisherSequence] = raising(Silence())
+        assert "no answer within 0.3 s" in str(failure(sink.resume_point))
+        del broker.answers[schema.QueryPublisherSequence]
+        assert sink.resume_point() is None
+        assert broker.connections == 2
+
+
 def test_a_connection_that_was_lost_while_idle_is_no_failure(
     broker: Broker, sink: RabbitStreamSink, some: list[Message[bytes]]
 ) -> None:
@@ -282,9 +334,10 @@ def test_a_connection_that_was_lost_while_idle_is_no_failure(
 
 
 def test_a_late_message_keeps_its_number_while_nobody_knows_whether_it_arrived(
-    broker: Broker, sink: RabbitStreamSink, some: list[Message[bytes]]
+    broker: Broker, some: list[Message[bytes]]
 ) -> None:
     broker.published[3] = b""
+    clock = ManualClock()
     tried = list[tuple[int, list[int]]]()
 
     def hang_up(request: Any) -> list[Any]:
@@ -292,12 +345,14 @@ def test_a_late_message_keeps_its_number_while_nobody_knows_whether_it_arrived(
         raise HangUp
 
     broker.answers[schema.Publish] = hang_up
-    for batch in (some[:2], some[:1], some, some[1:2], some[1:]):
-        failure(lambda batch=batch: sink.send(batch))  # type: ignore[misc]
-    del broker.answers[schema.Publish]
-    sink.send(some[1:2])
-    sink.send(some[2:])
-    n = (1 << 24) + 1
+    with opened(broker, some, timeout=5, clock=clock) as sink:
+        for batch in (some[:2], some[:1], some, some[1:2], some[1:]):
+            clock.advance(1)
+            failure(lambda batch=batch: sink.send(batch))  # type: ignore[misc]
+        del broker.answers[schema.Publish]
+        sink.send(some[1:2])
+        sink.send(some[2:])
+    n = ManualClock().time_ns() + 1_000_000_001
     assert tried == [
         (1, [n, n + 1]),
         (1, [n]),
@@ -306,6 +361,76 @@ def test_a_late_message_keeps_its_number_while_nobody_knows_whether_it_arrived(
         (1, [n + 3, n + 4]),
     ]
     assert list(broker.late) == [n + 3, n + 5]
+
+
+@contextmanager
+def a_dead_process_has_on_its_way(broker: Broker, some: list[Message[bytes]], clock: ManualClock) -> Iterator[None]:
+    """A late message, which arrives when its heir is looking back."""
+    broker.published[3] = b""
+    held = list[Any]()
+
+    def die(request: Any) -> list[Any]:
+        held.append(request)
+        raise HangUp
+
+    def arrive(request: Any) -> list[Any]:
+        while held:
+            broker.store(held.pop())
+        return [schema.SubscribeResponse(request.correlation_id, 1)]
+
+    broker.answers[schema.Publish] = die
+    with opened(broker, some, timeout=5, clock=clock) as dead:
+        failure(lambda: dead.send(some))
+    del broker.answers[schema.Publish]
+    broker.answers[schema.Subscribe] = arrive
+    yield
+    assert not held
+
+
+def late_ids(broker: Broker) -> set[str]:
+    return {amqp.identity(data) for data in broker.late.values()}
+
+
+def test_what_a_dead_process_had_on_its_way_does_not_take_the_place_of_a_late_message(
+    broker: Broker, some: list[Message[bytes]]
+) -> None:
+    clock = ManualClock()
+    with a_dead_process_has_on_its_way(broker, some[1:], clock):
+        clock.advance(0.01)
+        with opened(broker, some, timeout=5, clock=clock) as heir:
+            heir.send(some[:1])
+    assert late_ids(broker) == {message.id for message in some}
+
+
+def test_a_late_message_that_was_dropped_for_another_is_not_confirmed(
+    broker: Broker, some: list[Message[bytes]]
+) -> None:
+    clock = ManualClock()
+    with a_dead_process_has_on_its_way(broker, some[1:], clock):
+        clock.jump(-3600)
+        with opened(broker, some, timeout=5, clock=clock) as heir:
+            error = failure(lambda: heir.send(some[:1]))
+            assert "came in between" in str(error)
+            assert error.verdict is Verdict.RETRY
+            assert some[0].id not in late_ids(broker)
+            assert heir.resume_point() == 3
+            heir.send(some[:1])
+    assert late_ids(broker) == {message.id for message in some}
+
+
+def test_late_numbers_rise_and_differ_though_the_clock_was_put_back_for_years(
+    broker: Broker, some: list[Message[bytes]]
+) -> None:
+    known = ManualClock().time_ns()
+    broker.late[known] = b""
+    clock = ManualClock(start_ns=0)
+    with a_dead_process_has_on_its_way(broker, some[1:], clock):
+        clock.advance(0.01)
+        with opened(broker, some, timeout=5, clock=clock) as heir:
+            heir.send(some[:1])
+    assert len(broker.late) == 4
+    assert min(broker.late) == known
+    assert max(broker.late) < known + (1 << 26)
 
 
 def test_it_gives_signs_of_life_as_often_as_the_server_wants_them(broker: Broker, sink: RabbitStreamSink) -> None:
@@ -337,6 +462,24 @@ def test_no_frame_is_larger_than_the_server_wants_them(broker: Broker, sink: Rab
     assert len(broker.published) == 2500
 
 
+def test_nothing_is_left_out_where_a_part_of_a_batch_was_refused(broker: Broker, sink: RabbitStreamSink) -> None:
+    """What the server took behind it would be the highest number, and pass for all."""
+    broker.frame_max = 5000
+
+    def refuse_once(request: Any) -> list[Any]:
+        del broker.answers[schema.Publish]
+        numbers = [one.publishing_id for one in request.messages]
+        return [schema.PublishError(request.publisher_id, [schema.PublishingError(number, 16) for number in numbers])]
+
+    broker.answers[schema.Publish] = refuse_once
+    with seglog.open(":memory:") as log:
+        log.append_many([b"x" * 2000] * 7)
+        with log.consumer("forward") as consumer:
+            Forwarder(consumer, sink, linger=0, patience=10, clock=ManualClock()).run(once=True)
+            assert len(consumer) == 0
+    assert list(broker.published) == [1, 2, 3, 4, 5, 6, 7]
+
+
 def test_a_refused_login_says_why(broker: Broker, sink: RabbitStreamSink) -> None:
     broker.answers[schema.SaslAuthenticate] = lambda request: [
         schema.SaslAuthenticateResponse(request.correlation_id, 8)
@@ -361,10 +504,43 @@ def test_a_number_that_the_server_forgot_is_read_from_the_newest_records(
     assert sink.resume_point() == 3
 
 
-@pytest.mark.parametrize("url", ["amqp-stream://h/b\u00fcro", "amqp-stream://h/s?vhost=\u00fc", "amqp-stream://h/"])
-def test_what_cannot_be_meant_is_said_at_once(url: str) -> None:
-    with pytest.raises(InvalidOption):
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("amqp-stream://h/b\u00fcro", "not ASCII"),
+        ("amqp-stream://h/s?vhost=\u00fc", "not ASCII"),
+        ("amqp-stream://h/", "a stream"),
+        ("amqp-stream://alice@h/s", "a user needs a password, and a password a user"),
+        ("amqp-stream://:s3cret@h/s", "a user needs a password, and a password a user"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_at_once(url: str, why: str) -> None:
+    with pytest.raises(InvalidOption, match=why) as caught:
         open_sink(url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("who", "secret"), [("", b"\0guest\0guest"), ("alice:s3cret@", b"\0alice\0s3cret")])
+def test_who_is_nobody_in_particular_is_guest(broker: Broker, who: str, secret: bytes) -> None:
+    with closing(RabbitStreamSink(f"amqp-stream://{who}127.0.0.1:{broker.port}/events", timeout=5)) as sink:
+        sink.attach("x")
+        sink.resume_point()
+    assert [one.data for one in broker.got if isinstance(one, schema.SaslAuthenticate)] == [secret]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [raising(Silence()), raising(HangUp()), lambda request: [NONSENSE]],
+    ids=["silence", "hung up", "nonsense"],
+)
+def test_closing_ends_the_thread_whatever_becomes_of_the_goodbye(
+    broker: Broker, some: list[Message[bytes]], answer: Answer
+) -> None:
+    broker.answers[schema.Close] = answer
+    with opened(broker, some, timeout=0.3) as sink:
+        sink.send(some)
+    assert any(isinstance(one, schema.Close) for one in broker.got)
+    assert "seglog-rabbitmq" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_record_is_a_message_that_others_can_read() -> None:
