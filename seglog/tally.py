@@ -15,6 +15,7 @@ logger = logging.getLogger("seglog")
 
 UNREADABLE = "unreadable"  # the reason of a letter that does not read back itself
 _FRESH_SECONDS = 60.0
+_RESTS = 20  # times as long as the last count took: at most a twentieth of the time goes into counting
 
 
 class Letters(NamedTuple):
@@ -27,26 +28,39 @@ class Letters(NamedTuple):
 class Tally:
     """Counts them, and keeps the outcome: to count reads every one of them, and somebody asks every second.
 
-    They are read again when there are more or fewer, and after a minute: as many may have come as went.
+    They are read again when there are more or fewer, and after a minute: as many may have come as went. Where they
+    keep coming, what is known may be as old as twenty counts take.
+
+    Attributes:
+        trouble: why they could not be read when that was tried last; None: they could.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
+        self.trouble: str | None = None
         self._clock = SystemClock() if clock is None else clock
-        self._key: tuple[str, int] | None = None
-        self._until = 0.0
-        self._known = Letters({}, ())
+        self._log_id = ""
+        self._count = -1
+        self._known: Letters | None = None
+        self._rests_until = 0.0
+        self._fresh_until = 0.0
 
     def of(self, log: Log[Any], count: int) -> Letters | None:
-        """Those of `log`, of which there are `count`; None, with a warning, if they cannot be read."""
-        key = log.id, count
+        """Those of `log`, of which there are `count`; None if they cannot be read, with a warning the first time."""
         now = self._clock.monotonic()
-        if key != self._key or now >= self._until:
-            try:
-                self._known = _count(log)
-            except SeglogError as error:  # they are no part of the log, and stop nobody from looking at it
-                logger.warning("the dead letters cannot be read: %s", error)
-                return None
-            self._key, self._until = key, now + _FRESH_SECONDS
+        same = log.id == self._log_id
+        if same and (now < self._rests_until or (count == self._count and now < self._fresh_until)):
+            return self._known
+        trouble = None
+        try:
+            self._known = _count(log)
+        except SeglogError as error:  # they are no part of the log, and stop nobody from looking at it
+            self._known, trouble = None, f"the dead letters cannot be read: {error}"
+            if not same or trouble != self.trouble:
+                logger.warning("%s", trouble)
+        ended = self._clock.monotonic()
+        self._log_id, self._count, self.trouble = log.id, count, trouble
+        self._rests_until = ended + _RESTS * (ended - now)
+        self._fresh_until = ended + (_FRESH_SECONDS if trouble is None else 0.0)
         return self._known
 
 

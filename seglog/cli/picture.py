@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from seglog.cli.look import Look, Pace
 from seglog.cli.output import age, escape, number, size
+from seglog.intervals import Intervals
 from seglog.model import ConsumerStats
 
 Span = tuple[str, str]  # text, meaning: "", "title", "bad", or a character of the map
@@ -85,10 +86,11 @@ def states(now: Look) -> list[str]:
     """For each segment its character of CELLS, oldest first."""
     marks = sorted(consumer.watermark for consumer in now.stats.consumers.values())
     stops = [*now.segments[1:], max(now.stats.next_offset, *now.segments[-1:], 0)]
+    damaged = Intervals((lost.first_offset, lost.last_offset + 1) for lost in now.letters.damaged)
     found = []
     for index, (first, stop) in enumerate(zip(now.segments, stops, strict=True)):
         active = index == len(now.segments) - 1
-        if any(lost.first_offset < stop and lost.last_offset >= first for lost in now.letters.damaged):
+        if damaged.overlap(first, stop):
             found.append("!")
         elif any(first <= mark < stop or (active and mark >= stop) for mark in marks):
             found.append("@")

@@ -59,7 +59,9 @@ class Watcher(logging.Handler):
         self._time = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        self._note(record.getMessage())
+
+    def _note(self, text: str) -> None:
         if text not in self._trouble:
             self._trouble.append(text)
 
@@ -71,6 +73,8 @@ class Watcher(logging.Handler):
         try:
             self._now = look(self._directory, self._tally, self._clock)
             self._seen = True
+            if self._tally.trouble is not None:  # it is warned of only once
+                self._note(self._tally.trouble)
         except LogNotFound:
             self._trouble = [f"{'the log is gone' if self._seen else 'no log yet'}, waiting for one"]
         except (SeglogError, OSError) as error:

@@ -22,6 +22,7 @@ from seglog.cli.picture import CELLS, MAP_ROWS, picture, plain, states
 from seglog.clock import SystemClock
 from seglog.model import OffsetRange
 from seglog.tally import Letters, Tally
+from seglog.testing import ManualClock
 from tests.cli.conftest import TIMEOUT, Cli, one_line
 from tests.cli.test_terminal import WITHOUT_RICH, Terminal
 
@@ -222,7 +223,9 @@ def test_what_goes_wrong_is_part_of_the_picture(cli: Cli, log: Path) -> None:
     watched.next("records")
     (log / "dead").rename(log / "dead.old")
     (log / "dead").write_text("no directory")
-    watched.next("the dead letters cannot be counted")
+    for _ in range(3):  # as long as it is so, though it is warned of once
+        block = watched.next("the dead letters cannot be counted")
+        assert block.count("the dead letters cannot be read") == 1
     (log / "segments").rename(log / "segments.old")
     (log / "segments").write_text("no directory")
     watched.next("it could not be looked at: ")
@@ -323,7 +326,7 @@ def reasons(letters: Letters | None) -> dict[str, int]:
 
 
 def test_letters_are_counted_again_only_when_there_are_more_or_fewer(log: Path) -> None:
-    tally = Tally()
+    tally = Tally(ManualClock())
     with seglog.open(log, mode="r") as opened:
         assert reasons(tally.of(opened, 1)) == {"rejected": 1}
         with opened.consumer("uploader") as consumer:
@@ -332,3 +335,68 @@ def test_letters_are_counted_again_only_when_there_are_more_or_fewer(log: Path) 
             consumer.refuse(message, detail="too large")
         assert reasons(tally.of(opened, 1)) == {"rejected": 1}
         assert reasons(tally.of(opened, 2)) == {"refused": 1, "rejected": 1}
+
+
+def test_counting_letters_takes_a_small_share_of_the_time_however_many_come(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    tally = Tally(clock)
+    counts = 0
+
+    def count(_: object) -> Letters:
+        nonlocal counts
+        counts += 1
+        clock.advance(0.3)
+        return Letters({"refused": counts}, ())
+
+    monkeypatch.setattr("seglog.tally._count", count)
+    with seglog.open(log, mode="r") as opened:
+        for look in range(100):
+            assert reasons(tally.of(opened, look)) == {"refused": counts}
+            clock.advance(1)
+        assert 5 < counts < 20
+        clock.advance(60)
+        tally.of(opened, 100)
+        with seglog.open(":memory:") as another:
+            assert reasons(tally.of(another, 100)) == {"refused": counts}
+        assert reasons(tally.of(opened, 100)) == {"refused": counts}
+
+
+def test_letters_that_cannot_be_read_are_tried_again_and_warned_of_once(
+    log: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tally = Tally(ManualClock())
+    with seglog.open(log, mode="r") as opened:
+        (log / "dead").rename(log / "elsewhere")
+        for reason in ("a file", "a file", "a file"):
+            (log / "dead").write_text(reason)
+            assert tally.of(opened, 1) is None
+            assert tally.trouble is not None
+            assert [record.getMessage() for record in caplog.records] == [tally.trouble]
+        (log / "dead").unlink()
+        (log / "elsewhere").rename(log / "dead")
+        assert reasons(tally.of(opened, 1)) == {"rejected": 1}
+        assert tally.trouble is None
+
+
+def test_the_map_of_many_segments_and_many_damaged_letters_is_drawn_at_once(log: Path) -> None:
+    count = 1000
+    compared = 0
+
+    class Offset(int):
+        def __lt__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) < int(other)  # type: ignore[call-overload, no-any-return]
+
+        def __ge__(self, other: object) -> bool:
+            return not self < other
+
+        __hash__ = int.__hash__
+
+    now = seen(log)
+    hurt = Letters({"damaged": count}, tuple(OffsetRange(Offset(at), Offset(at)) for at in range(count, 0, -1)))
+    found = states(now._replace(segments=tuple(range(0, 10 * count, 10)), letters=hurt))
+    assert [index for index, cell in enumerate(found) if cell == "!"] == list(range(count // 10 + 1))
+    assert compared < 100 * count
