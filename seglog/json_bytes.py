@@ -1,4 +1,8 @@
-"""Bytes in JSON: as text where they are UTF-8, else as base64 under another name. The one form that all output has."""
+"""Bytes in JSON: as text where they are UTF-8, else as base64 under another name. The one form that all output has.
+
+Names of headers may hold half a surrogate pair (FORMAT.md §6.3), which UTF-8 has no bytes for: whoever
+writes JSON with characters beyond ASCII encodes it by `encoded`.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +26,8 @@ def put_headers(fields: dict[str, Any], headers: Mapping[str, bytes]) -> None:
         put(one, "headers", value)
         for group, text in one.items():
             fields.setdefault(group, {})[name] = text
+
+
+def encoded(text: str) -> bytes:
+    """The JSON in UTF-8, with a question mark for half a surrogate pair."""
+    return text.encode("utf-8", "replace")

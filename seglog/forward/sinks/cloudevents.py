@@ -22,7 +22,8 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from seglog.json_bytes import put_headers
+from seglog.forward.sinks.encoding import encode_one
+from seglog.json_bytes import encoded, put_headers
 from seglog.model import Message
 
 CONTENT_TYPE = "application/cloudevents-batch+json"
@@ -38,7 +39,7 @@ _JSON_TYPE = re.compile(r"[^/;]+/(?:[^/;]+\+)?json(?:\s*;.*)?", re.IGNORECASE)
 
 def cloudevents(batch: Sequence[Message[Any]]) -> bytes:
     """One JSON array, an event per record."""
-    return b"[" + b",".join([_event(message) for message in batch]) + b"]"
+    return b"[" + b",".join([encode_one(_event, message) for message in batch]) + b"]"
 
 
 def _event(message: Message[Any]) -> bytes:
@@ -69,7 +70,7 @@ def _event(message: Message[Any]) -> bytes:
             key if key is not None else base64.b64encode(message.key).decode("ascii")
         )
     fields["datacontenttype"], data = _data(message.payload, declared)
-    return _json(fields).encode()[:-1] + b"," + data + b"}"
+    return encoded(_json(fields))[:-1] + b"," + data + b"}"
 
 
 def _data(payload: bytes, declared: str | None) -> tuple[str, bytes]:

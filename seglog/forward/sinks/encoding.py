@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from seglog import options
 from seglog.forward.sinks.base import SinkError, Verdict
-from seglog.json_bytes import put, put_headers
+from seglog.json_bytes import encoded, put, put_headers
 from seglog.model import Message
 
 Encoder = Callable[[Sequence[Message[Any]]], bytes]
+Made = TypeVar("Made")
 
 
 def joined(batch: Sequence[Message[Any]]) -> bytes:
@@ -41,7 +42,18 @@ def envelope(batch: Sequence[Message[Any]]) -> bytes:
     Fields: id, offset, timestamp (Unix seconds); payload, key, headers as text where they are UTF-8, else as
     payload_base64, key_base64, headers_base64. A record without key or headers has no such field.
     """
-    return b"".join([_envelope(message) for message in batch])
+    return b"".join([encode_one(_envelope, message) for message in batch])
+
+
+def encode_one(encode: Callable[[Message[Any]], Made], message: Message[Any]) -> Made:
+    """What `encode` makes of a record. Raises SinkError: what cannot be encoded now never can, so it is refused."""
+    try:
+        return encode(message)
+    except MemoryError:
+        raise  # no fault of the record
+    except Exception as error:
+        what = f"{message.id} cannot be encoded: {type(error).__name__}"
+        raise SinkError(what, verdict=Verdict.REFUSED, detail=f"{what}: {error}") from error
 
 
 def _envelope(message: Message[Any]) -> bytes:
@@ -50,7 +62,7 @@ def _envelope(message: Message[Any]) -> bytes:
         put(fields, "key", message.key)
     put_headers(fields, message.headers)
     put(fields, "payload", message.payload)
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return encoded(json.dumps(fields, ensure_ascii=False, separators=(",", ":"))) + b"\n"
 
 
 ENCODERS: dict[str, Encoder] = {"lines": lines, "envelope": envelope}

@@ -18,20 +18,23 @@ each record once drops repeats by `seglog.id`.
 must not be sent again. If it rejected all of them, the batch is halved like any refused one: there is nothing that
 could arrive twice. If it rejected some, all of the request become dead letters, with the collector's words: among
 them are those that it rejected, and nothing arrives twice unless somebody replays them. Where that matters, send one
-record at a time (`batch_records=1`): then it is exact. "Rejected none" is a confirmation, whatever is said with it.
+record at a time (`batch_records=1`): then it is exact. "Rejected none" is a confirmation, whatever is said with it. An
+answer of more than 64 KiB is not read, and taken for a partial success: what else has a collector to say so much about?
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from seglog.clock import Clock
+from seglog.clock import Clock, SystemClock
 from seglog.errors import InvalidOption
 from seglog.forward.sinks import address
 from seglog.forward.sinks.base import SinkError, Verdict, missing
+from seglog.forward.sinks.encoding import encode_one
 from seglog.forward.sinks.posting import Answer, Poster, with_text
 from seglog.model import Message
 
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 _PROTOBUF = "application/x-protobuf"
+_JSON = "application/json"
 _PATH = "/v1/logs"
 _PORT = 4318
 
@@ -66,6 +70,8 @@ class OtlpSink:
             from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
         except ImportError as error:
             raise missing("otlp", "opentelemetry-proto") from error
+        self._clock = SystemClock() if clock is None else clock
+        self._timeout = timeout
         self._decode_error = DecodeError
         self._messages = logs_service_pb2
         self._poster = Poster(
@@ -80,9 +86,16 @@ class OtlpSink:
         )
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
-        """As few requests as there can be, in order. Raises SinkError, which names what is there of the batch."""
-        done = 0
+        """As few requests as there can be, in order. Raises SinkError, which names what is there of the batch.
+
+        A batch may be as many requests as it has records. So that what was confirmed is acknowledged meanwhile, and
+        the forwarder can be stopped, no further one is begun after `timeout`.
+        """
+        done, deadline = 0, self._clock.monotonic() + self._timeout
         while done < len(batch):
+            if done and self._clock.monotonic() >= deadline:
+                what = f"{self._poster.name}: a batch of several requests takes long; the rest of it follows"
+                raise SinkError(what, confirmed=batch[:done], retry_after=0.0)
             request = self._next_request(batch, done)
             try:
                 self._post(request)
@@ -108,6 +121,14 @@ class OtlpSink:
     def _post(self, request: Sequence[Message[Any]]) -> None:
         raw = self._is_raw(request[0])
         answer = self._poster.post(request[0].payload if raw else self._encoded(request), len(request))
+        if answer.too_long and answer.content_type in (_PROTOBUF, _JSON):
+            what = "partial success, or so it seems: the answer is too long to be read"
+            raise SinkError(
+                f"{self._poster.name}: {what}",
+                verdict=Verdict.REFUSED,
+                detail=with_text(what, answer.body.decode("utf-8", "replace")),
+                refused=request,
+            )
         rejected, words = self._rejected(answer)
         if rejected <= 0:
             return
@@ -127,26 +148,19 @@ class OtlpSink:
         scope = resource.scope_logs.add()
         scope.scope.name = "seglog"
         for message in request:
-            record = scope.log_records.add(time_unix_nano=message.time_ns, observed_time_unix_nano=message.time_ns)
-            _put(record.body, message.payload)
-            record.attributes.add(key="seglog.id").value.string_value = message.id
-            record.attributes.add(key="seglog.offset").value.int_value = message.offset
-            if message.key is not None:
-                _put_attribute(record.attributes.add(), "seglog.key", message.key)
-            for name, value in message.headers.items():
-                _put_attribute(record.attributes.add(), f"seglog.header.{name}", value)
+            encode_one(functools.partial(_put_record, scope.log_records), message)
         encoded: bytes = made.SerializeToString(deterministic=True)
         return encoded
 
     def _rejected(self, answer: Answer) -> tuple[int, str]:
         """How many records a 2xx answer says were rejected, and why. Raises SinkError where it cannot be read."""
         name = self._poster.name
-        if not answer.whole:
+        if not answer.whole and not answer.too_long:
             raise SinkError(f"{name}: HTTP {answer.status}, and the rest of the answer did not come")
         if not answer.body:
             return 0, ""
         try:
-            if answer.content_type == "application/json":
+            if answer.content_type == _JSON:
                 said = json.loads(answer.body).get("partialSuccess") or {}
                 return int(said.get("rejectedLogRecords") or 0), str(said.get("errorMessage") or "")
             if answer.content_type != _PROTOBUF:
@@ -158,6 +172,17 @@ class OtlpSink:
             raise SinkError(what, verdict=Verdict.CONFIGURATION) from error
 
 
+def _put_record(records: Any, message: Message[Any]) -> None:
+    record = records.add(time_unix_nano=message.time_ns, observed_time_unix_nano=message.time_ns)
+    _put(record.body, message.payload)
+    record.attributes.add(key="seglog.id").value.string_value = message.id
+    record.attributes.add(key="seglog.offset").value.int_value = message.offset
+    if message.key is not None:
+        _put_attribute(record.attributes.add(), "seglog.key", message.key)
+    for name, value in message.headers.items():
+        _put_attribute(record.attributes.add(), f"seglog.header.{name}", value)
+
+
 def _put(value: AnyValue, data: bytes) -> None:
     try:
         value.string_value = data.decode()
@@ -166,7 +191,7 @@ def _put(value: AnyValue, data: bytes) -> None:
 
 
 def _put_attribute(attribute: KeyValue, name: str, data: bytes) -> None:
-    attribute.key = name
+    attribute.key = name.encode("utf-8", "replace").decode()  # half a surrogate pair has no UTF-8
     _put(attribute.value, data)
 
 

@@ -1,7 +1,8 @@
 """What the sinks that speak HTTP share: one POST, and what its answer means. Needs urllib3.
 
 Never follows a redirect (a POST would arrive as a GET without its body), never reads proxy settings from the
-environment, never skips TLS verification, and never logs a payload or the query of the URL.
+environment, never skips TLS verification, and never logs a payload or the query of the URL. The timeout bounds each of
+these: connecting to one address, the handshake of TLS, sending, and the answer from its first byte to its last.
 
     answer                                   what follows
     2xx                                      the sink reads it
@@ -18,11 +19,13 @@ from __future__ import annotations
 import email.utils
 import gzip
 import http
+import http.client
+import io
 import re
 import ssl
 import urllib.parse
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seglog import options
 from seglog.clock import Clock, SystemClock
@@ -41,7 +44,7 @@ ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 _REFUSED = frozenset((400, 413, 422))
 _RETRY = frozenset((408, 409, 425, 429))
-_ANSWER_BYTES = 64 * 1024  # read of an answer's body, so that the connection can be used again; more is cut off
+ANSWER_BYTES = 64 * 1024  # read of an answer's body, so that the connection can be used again; more is cut off
 _DETAIL_CHARACTERS = 1000
 _OURS = frozenset(("content-length", "content-encoding", "transfer-encoding", "idempotency-key"))
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -49,12 +52,59 @@ _VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]*")
 
 
 class Answer(NamedTuple):
-    """A 2xx answer. `body` is what could be read of it, up to 64 KiB."""
+    """A 2xx answer. `body` is what was read of it, up to ANSWER_BYTES."""
 
     status: int
     content_type: str
     body: bytes
     whole: bool
+
+    @property
+    def too_long(self) -> bool:
+        """We read no further. If it is not, and not whole either, it broke off or took too much time."""
+        return len(self.body) >= ANSWER_BYTES
+
+
+class _Incoming(io.RawIOBase):
+    """The bytes of one answer, all of them within the timeout that the socket has at its beginning.
+
+    That timeout alone begins anew with each byte: a far end that sends one now and then would keep us for ever.
+    """
+
+    def __init__(self, socket: Any, bytes_of_it: io.RawIOBase) -> None:
+        self._socket = socket
+        self._bytes = bytes_of_it
+        self._deadline = SystemClock.monotonic() + socket.gettimeout()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self._deadline - SystemClock.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._socket.settimeout(left)
+        return self._bytes.readinto(buffer)
+
+    def close(self) -> None:
+        self._bytes.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Incoming(sock, self.fp.detach()))
+
+
+class _Connection:
+    """What is changed of urllib3's connections. The query is added behind its back, because it logs URLs."""
+
+    response_class = _Response
+    query: str
+
+    def putrequest(self, method: str, url: str, *arguments: Any, **options: Any) -> None:
+        super().putrequest(method, url + self.query, *arguments, **options)  # type: ignore[misc]
 
 
 class Poster:
@@ -93,12 +143,14 @@ class Poster:
         self._clock = SystemClock() if clock is None else clock
         self._library_errors = (urllib3.exceptions.HTTPError, OSError)
         self._tls_error = urllib3.exceptions.SSLError
+        try:
+            parts = parse_url(self._url)  # what urlsplit lets pass: host names that cannot be looked up
+        except urllib3.exceptions.LocationParseError:
+            raise InvalidOption(f"the URL {self.name} has no valid host name") from None
+        self._url = parts._replace(query=None).url
         waits = urllib3.Timeout(connect=timeout, read=timeout)
         self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, timeout=waits, retries=False, ssl_context=tls)
-        try:
-            parse_url(self._url)  # what urlsplit lets pass: host names that cannot be looked up
-        except urllib3.exceptions.LocationParseError as error:
-            raise InvalidOption(f"the URL {self.name} has no valid host name") from error
+        self._pool.pool_classes_by_scheme = _pools("" if parts.query is None else f"?{parts.query}")
 
     def _set_header(self, name: str, value: str) -> None:
         if not _TOKEN.fullmatch(name) or name.lower() in _OURS:
@@ -135,11 +187,16 @@ class Poster:
 
     def _rest_of(self, response: BaseHTTPResponse) -> tuple[bytes, bool]:
         """The start of the answer's body, and whether that is all. If so, the connection goes back to the pool."""
+        body = b""
         try:
-            body = response.read(_ANSWER_BYTES)
-            return body, len(body) < _ANSWER_BYTES
+            while len(body) < ANSWER_BYTES:
+                piece = response.read(ANSWER_BYTES - len(body))
+                if not piece:
+                    return body, True
+                body += piece
+            return body, False
         except self._library_errors:
-            return b"", False  # the status has been said; whoever wants the body asks whether it is whole
+            return body, False  # the status has been said; whoever wants the body asks whether it is whole
         finally:
             response.close()
 
@@ -160,6 +217,17 @@ class Poster:
             retry_after=_seconds_until(retry_after, self._clock),
             detail=with_text(summary, answer.decode("utf-8", "replace")),
         )
+
+
+def _pools(query: str) -> dict[str, Any]:
+    """By scheme, pools of connections that add this query and hear an answer to its end or to the timeout."""
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+
+    made = {}
+    for scheme, pool in (("http", HTTPConnectionPool), ("https", HTTPSConnectionPool)):
+        connection = type("Connection", (_Connection, pool.ConnectionCls), {"query": query})
+        made[scheme] = type("Pool", (pool,), {"ConnectionCls": connection})
+    return made
 
 
 def with_text(summary: str, text: str) -> str:
@@ -196,14 +264,15 @@ def _checked(url: str) -> tuple[str, str]:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
         (parts.hostname or "").encode("idna")  # what connecting will do with it
-    except ValueError as error:
-        raise InvalidOption(f"the URL is malformed: {error}") from None
+    except ValueError:  # its words may quote a password
+        raise InvalidOption("the URL is malformed: expected http://host:port/path") from None
     if not parts.hostname or port == 0:
         raise InvalidOption(
             f"the URL needs a host{' and a port from 1 to 65535' if port == 0 else ''}, as in http://host:8080/path"
         )
     if "@" in parts.netloc:
         raise InvalidOption("no user name or password in the URL: send them as a request header, Authorization: …")
+    address.no_password_in(parts.path)
     if parts.fragment:
         raise InvalidOption("the URL ends with a #fragment, which is never sent to a server")
     return url, f"{parts.scheme}://{parts.netloc}{parts.path}"

@@ -20,6 +20,7 @@ import zstandard
 from seglog.errors import InvalidOption
 from seglog.forward import Forwarder, SinkError, Verdict, open_sink
 from seglog.forward.sinks.http import HttpSink, idempotency_key
+from seglog.model import Message, Origin
 from tests.support.fake_consumer import LOG_ID, FakeClock, FakeConsumer, message
 from tests.unit.forward.conftest import Answer, Collector, Request
 
@@ -142,6 +143,28 @@ def test_cloudevents_carry_any_record(collector: Collector, make_sink: Any) -> N
         {**common, **others, "id": str(one.offset), **event} for one, event in zip(sent, expected, strict=True)
     ]
     assert b'"data":{"n": 1.10,  "n":2}}' in request.body  # byte for byte as it was appended
+
+
+@pytest.mark.parametrize("format", ["envelope", "cloudevents"])
+def test_a_header_name_with_half_a_surrogate_pair_holds_nothing_up(
+    collector: Collector, make_sink: Any, format: str
+) -> None:
+    make_sink(collector.url, format=format).send([message(0, headers={"a\ud800": b"1"}), message(1)])
+    assert b'"a?' in collector.requests[0].body.replace(b"\\", b"")
+    collector.requests[0].body.decode()
+
+
+@pytest.mark.parametrize("format", ["envelope", "cloudevents"])
+def test_a_record_that_cannot_be_encoded_is_a_dead_letter_and_the_rest_goes_on(
+    collector: Collector, clock: FakeClock, make_sink: Any, caplog: pytest.LogCaptureFixture, format: str
+) -> None:
+    strange: Message[bytes] = Message(1, b"hunter2", 10**400, Origin(LOG_ID, None), None, 1)
+    consumer = FakeConsumer([message(0), strange, message(2)], clock)
+    forward(consumer, make_sink(collector.url, format=format))
+    assert list(consumer.dead) == [1]
+    assert consumer.dead[1].startswith(f"{LOG_ID}:1 cannot be encoded: ")
+    assert consumer.acked() == [0, 2]
+    assert "hunter2" not in caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "zstd"])
@@ -351,6 +374,47 @@ def test_a_collector_that_never_answers_is_given_up_after_the_timeout(make_sink:
     assert "timed out" in str(error)
 
 
+@pytest.mark.parametrize("begins", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 100 Continue\r\n\r\n" * 3, b"HT"])
+def test_an_answer_that_comes_drop_by_drop_is_given_up_in_time(make_sink: Any, begins: bytes) -> None:
+    with _dripping(begins) as port:
+        error = failure(make_sink(f"http://127.0.0.1:{port}/", timeout=0.2))
+    assert error.verdict is Verdict.RETRY
+    assert "timed out" in str(error)
+
+
+def test_a_body_that_comes_drop_by_drop_does_not_undo_a_confirmation_nor_take_long(make_sink: Any) -> None:
+    for length in (b"Content-Length: 60000", b"Transfer-Encoding: chunked"):
+        with _dripping(b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n") as port:
+            make_sink(f"http://127.0.0.1:{port}/", timeout=0.2).send([message(0)])
+
+
+@contextlib.contextmanager
+def _dripping(begins: bytes) -> Iterator[int]:
+    """Where somebody answers with these bytes, and then one each 20 ms; the client must hang up long before 10 s."""
+    drops = 0
+
+    def talk(server: socket.socket) -> None:
+        nonlocal drops
+        server.settimeout(10)
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            connection.settimeout(10)
+            connection.recv(1 << 16)
+            connection.sendall(begins)
+            while drops < 500 and not gone.wait(0.02):
+                connection.sendall(b"1")
+                drops += 1
+
+    gone = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=talk, args=(server,))
+        thread.start()
+        yield server.getsockname()[1]
+        gone.set()
+        thread.join(10)
+    assert drops < 100
+
+
 def test_an_answer_without_end_is_cut_off(make_sink: Any) -> None:
     sent = 0
 
@@ -468,6 +532,12 @@ def test_request_headers_that_cannot_be_meant(headers: dict[str, str]) -> None:
         "http://host/a b",
         "http://host/\r\nX: y",
         "http://user:hunter2@host/",
+        "http://user:hunter2/@host/",
+        "http://user:hun/hunter2@host/",
+        "http://user:12/hunter2@host/x",
+        "http://user:hunter2\u2100@host/",
+        "http://user:\udcffhunter2@host/",
+        "http://host/x\udcff",
         "http://host/#top",
         "http://" + "a" * 300 + ".example/",
         "stdout:file",
@@ -496,7 +566,7 @@ def test_without_urllib3_the_error_names_the_extra(monkeypatch: pytest.MonkeyPat
 def test_neither_the_query_nor_a_payload_nor_an_answer_is_logged(
     collector: Collector, clock: FakeClock, make_sink: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "seglog")
+    caplog.set_level(logging.DEBUG)  # of urllib3 as well
     collector.answer = lambda request: Answer(400 if b"hunter2" in request.body else 200, body=b"cannot parse hunter2")
     consumer = FakeConsumer([b"hunter2", b"other"], clock)
     forward(consumer, make_sink(collector.url + "?token=secret"))
@@ -504,3 +574,24 @@ def test_neither_the_query_nor_a_payload_nor_an_answer_is_logged(
     assert "400" in caplog.text
     assert "hunter2" not in caplog.text
     assert "secret" not in caplog.text
+    assert "urllib3" in {record.name.partition(".")[0] for record in caplog.records}
+
+
+def test_an_answer_with_strange_headers_does_not_bring_the_query_into_the_log(
+    make_sink: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answer = b"HTTP/1.1 200 OK\r\nno colon here\r\nContent-Length: 0\r\n\r\n"
+        thread = threading.Thread(target=_answer_once, args=(server, answer))
+        thread.start()
+        make_sink(f"http://127.0.0.1:{server.getsockname()[1]}/in?token=secret").send([message(0)])
+        thread.join(10)
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"), [("?token=a%20b&x", "?token=a%20b&x"), ("?", "?"), ("", ""), ("?é", "?%C3%A9")]
+)
+def test_the_query_arrives_as_it_is_written(collector: Collector, make_sink: Any, written: str, asked: str) -> None:
+    make_sink(collector.url + written).send([message(0)])
+    assert collector.requests[0].path == "/ingest" + asked

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 from seglog.errors import InvalidOption
 from seglog.forward import Forwarder, SinkError, Verdict, open_sink
 from seglog.forward.sinks.otlp import OtlpSink
-from seglog.model import Message
+from seglog.model import Message, Origin
 from tests.support.fake_consumer import LOG_ID, FakeClock, FakeConsumer, message
 from tests.unit.forward.conftest import Answer, Collector, Request
 from tools.engines.server import Engine
@@ -115,6 +118,23 @@ def test_a_record_with_all_it_has(collector: Collector, make_sink: Any) -> None:
     assert attributes(third) == {"seglog.id": f"{LOG_ID}:9", "seglog.offset": 9}
 
 
+def test_a_header_name_with_half_a_surrogate_pair_holds_nothing_up(collector: Collector, make_sink: Any) -> None:
+    make_sink().send([message(0, headers={"a\ud800": b"1"}), message(1)])
+    assert attributes(records(collector.requests[0])[0])["seglog.header.a?"] == "1"
+
+
+def test_a_record_that_cannot_be_encoded_is_a_dead_letter_and_the_rest_goes_on(
+    collector: Collector, clock: FakeClock, make_sink: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    strange: Message[bytes] = Message(1, b"hunter2", -1, Origin(LOG_ID, None), None, 1)
+    consumer = FakeConsumer([message(0), strange, message(2)], clock)
+    forward(consumer, make_sink())
+    assert list(consumer.dead) == [1]
+    assert consumer.dead[1].startswith(f"{LOG_ID}:1 cannot be encoded: ")
+    assert consumer.acked() == [0, 2]
+    assert "hunter2" not in caplog.text
+
+
 def test_the_same_batch_is_the_same_bytes(collector: Collector, make_sink: Any) -> None:
     sent = [message(n, b"x" * n, headers={"b": b"1", "a": b"2"}) for n in range(100)]
     make_sink().send(sent)
@@ -191,7 +211,7 @@ def test_if_everything_is_rejected_all_the_time_it_is_kept(
         (Answer(200, {"Content-Type": "text/html"}, b"<html>It works!"), Verdict.CONFIGURATION),
         (Answer(200, PROTOBUF, b"\x07\xff"), Verdict.CONFIGURATION),
         (Answer(200, {"Content-Type": "application/json"}, b"[]"), Verdict.CONFIGURATION),
-        (Answer(200, PROTOBUF, b"x" * 100_000), Verdict.RETRY),
+        (Answer(200, {"Content-Type": "text/html"}, b"x" * 100_000), Verdict.CONFIGURATION),
         (Answer(400), Verdict.REFUSED),
         (Answer(404), Verdict.CONFIGURATION),
         *[(Answer(status), Verdict.RETRY) for status in (429, 502, 503, 504)],
@@ -213,6 +233,54 @@ def test_a_partial_success_in_json(collector: Collector, make_sink: Any) -> None
     with pytest.raises(SinkError) as caught:
         make_sink().send(sent)
     assert caught.value.refused == sent
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        partial(1, "hunter2" * 20_000),
+        Answer(200, {"Content-Type": "application/json"}, b'{"partialSuccess": "' + b"hunter2" * 20_000),
+    ],
+    ids=["protobuf", "json"],
+)
+@pytest.mark.parametrize("options", ["", "?raw=1"])
+def test_a_partial_success_with_too_many_words_is_not_sent_again(
+    collector: Collector, clock: FakeClock, make_sink: Any, caplog: Any, answer: Answer, options: str
+) -> None:
+    collector.answer = lambda request: answer if len(collector.requests) == 1 else Answer()
+    consumer = FakeConsumer(batch(4), clock)
+    forward(consumer, make_sink(options), batch_records=2)
+    dead = [0] if options else [0, 1]
+    assert len(collector.requests) == (4 if options else 2)
+    assert list(consumer.dead) == dead
+    said = "partial success, or so it seems: the answer is too long to be read: "
+    assert all(detail.startswith(said) and "hunter2" * 99 in detail for detail in consumer.dead.values())
+    assert "hunter2" not in caplog.text
+    assert consumer.acked() == [offset for offset in range(4) if offset not in dead]
+
+
+def test_an_answer_that_was_cut_short_is_asked_for_again(make_sink: Any) -> None:
+    def talk(server: socket.socket) -> None:
+        server.settimeout(10)
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(10)
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 9\r\n\r\n1")
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                connection.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=talk, args=(server,))
+        thread.start()
+        with (
+            contextlib.closing(OtlpSink(f"otlp+http://127.0.0.1:{server.getsockname()[1]}")) as sink,
+            pytest.raises(SinkError) as caught,
+        ):
+            sink.send(batch(1))
+        thread.join(10)
+    assert caught.value.verdict is Verdict.RETRY
 
 
 def test_retry_after_is_honoured(collector: Collector, clock: FakeClock, make_sink: Any) -> None:
@@ -274,6 +342,39 @@ def test_what_was_answered_for_before_a_failure_is_not_sent_again(
     assert [int(request.body.split()[1]) for request in collector.requests] == [0, 1, 2, 2, 3, 3, 4, 5]
     assert list(consumer.dead) == [3]
     assert consumer.acked() == [0, 1, 2, 4, 5]
+
+
+def test_many_raw_requests_give_the_forwarder_a_turn_after_the_timeout(
+    collector: Collector, clock: FakeClock, make_sink: Any
+) -> None:
+    """What was confirmed is acknowledged, and `stop` is noticed, long before the whole batch is through."""
+
+    def answer(request: Request) -> Answer:
+        clock.advance(0.4)
+        if len(collector.requests) == 7:
+            forwarder.stop()
+        return Answer()
+
+    collector.answer = answer
+    consumer = FakeConsumer(batch(60), clock)
+    forwarder = Forwarder(consumer, make_sink("?raw=1", timeout=1), clock=clock)
+    forwarder.run(once=True)
+    assert [len(offsets) for what, offsets in consumer.journal if what == "ack"] == [3, 3, 3]
+    assert len(collector.requests) == 9
+    assert sum(clock.slept) < 1, "no failures: the pauses do not grow"
+
+
+def test_one_raw_request_that_takes_long_is_confirmed(collector: Collector, clock: FakeClock, make_sink: Any) -> None:
+    def answer(request: Request) -> Answer:
+        clock.advance(100)
+        return Answer()
+
+    collector.answer = answer
+    make_sink("?raw=1").send(batch(1))
+    consumer = FakeConsumer(batch(3), clock)
+    forward(consumer, make_sink("?raw=1"))
+    assert consumer.acked() == [0, 1, 2]
+    assert len(collector.requests) == 4
 
 
 def test_a_partial_success_of_a_raw_request_is_that_record(
@@ -341,11 +442,13 @@ def test_where_it_goes(url: str, where: str) -> None:
         "otlp+http://host:0",
         "otlp+http://host:x",
         "otlp+http://alice:hunter2@host",
+        "otlp+http://alice:12/hunter2@host",
         "otlp+http://host?raw=2",
         "otlp+http://host?password_file=/nowhere",
         "otlp+http://host?token=hunter2",
         "otlp+http://host/#top",
         "otlp+https://host?ca=/nowhere",
+        "otlp+http://host?ca=/nowhere",
     ],
 )
 def test_malformed_urls(url: str) -> None:
