@@ -22,16 +22,19 @@ WAITING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EEXIST)
 class LockFile:
     """The open `lock` of a log directory, as writer or as reader."""
 
-    def __init__(self, file: File, path: str) -> None:
+    def __init__(self, file: File, path: str, *, read_only: tuple[Directory, str] | None = None) -> None:
+        """`read_only`: where to open it once more, and for whom, as the disk took no writes when it was opened."""
         self.file = file
         self.path = path
         self._generation = 0
+        self._written = file
+        self._read_only = read_only
 
     @classmethod
     def acquire(cls, directory: Directory, holder: str, *, wait: float = 0.0) -> LockFile:
         """Take the writer's lock, making the file if need be. Raises LogLocked, naming the holder."""
-        file = _open_or_make(directory)
-        lock = cls(file, directory.path)
+        file, writable = _open_or_make(directory)
+        lock = cls(file, directory.path, read_only=None if writable else (directory, holder))
         try:
             if not file.lock(wait=wait):
                 who = lock.holder() or "another process"
@@ -55,9 +58,9 @@ class LockFile:
     def _write_holder(self, holder: str) -> None:
         name = holder.encode("utf-8", "replace")[: L.HOLDER_BYTES - 1].ljust(L.HOLDER_BYTES, b"\0")
         try:
-            if self.file.size() < L.LOCK_BYTES:
-                self.file.allocate(0, L.LOCK_BYTES)
-            self.file.write(L.HOLDER_AT, name)
+            if self._written.size() < L.LOCK_BYTES:
+                self._written.allocate(0, L.LOCK_BYTES)
+            self._written.write(L.HOLDER_AT, name)
         except OSError as error:
             if error.errno not in WAITING_ERRNOS and error.errno != errno.EBADF:
                 raise
@@ -89,29 +92,38 @@ class LockFile:
 
     def write_hint(self, hint: bytes) -> None:
         """Say what is durable. Only ever called after the sync that made it so; not synced itself."""
-        self.file.write(0, hint)
+        if self._read_only is not None:  # perhaps no more: without a hint, readers would see nothing of what comes
+            directory, holder = self._read_only
+            self._written = directory.open(LOCK, write=True)  # the kernel's lock stays with the file that has it
+            self._read_only = None
+            self._write_holder(holder)
+        self._written.write(0, hint)
 
     def sync(self) -> None:
         """Bounds how far recovery must walk after a power cut."""
-        self.file.datasync()
+        self._written.datasync()
 
     def close(self) -> None:
-        self.file.close()
+        try:
+            self.file.close()
+        finally:
+            if self._written is not self.file:
+                self._written.close()
 
 
-def _open_or_make(directory: Directory) -> File:
-    """The lock file, for writing where the disk takes writes."""
+def _open_or_make(directory: Directory) -> tuple[File, bool]:
+    """The lock file, for writing where the disk takes writes; and whether it does."""
     try:
-        return directory.open(LOCK, write=True)
+        return directory.open(LOCK, write=True), True
     except FileNotFoundError:
         try:
-            return directory.open(LOCK, write=True, create=True)
+            return directory.open(LOCK, write=True, create=True), True
         except FileExistsError:  # another process made it in between
-            return directory.open(LOCK, write=True)
+            return directory.open(LOCK, write=True), True
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        return directory.open(LOCK)
+        return directory.open(LOCK), False
 
 
 @contextmanager

@@ -405,7 +405,10 @@ class _Opening:
             self.missing.append(OffsetRange(0 if state is None else state.start_offset, target.base - 1))
         appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, target.base), target.base)
         appender.recover = lambda: appender.succeed(header, ())
-        self._try(appender)
+        if target.lost_segments:
+            self._try(appender)
+        else:
+            appender.ready()  # a new log is not made on a full disk: `meta` without a segment tells of a loss
         return appender
 
     def _unreadable_last(self, log_id: bytes, meta: Meta | None, name: N.SegmentName, error: SeglogError) -> Appender:

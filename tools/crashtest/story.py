@@ -178,7 +178,6 @@ class Story(Life):
     ack = _attempted(Life.ack)
     reject = _attempted(Life.reject)
     nack = _attempted(Life.nack)
-    exhaust = _attempted(Life.exhaust)
     purge = _attempted(Life.purge)
     delete_letters = _attempted(Life.delete_letters)
     purge_letters = _attempted(Life.purge_letters)
@@ -196,6 +195,19 @@ class Story(Life):
         if message is None:
             raise NothingThere(f"no message for {name}")
         return message
+
+    def exhaust(self, name: str) -> None:
+        """The next message fails. It need not be for the last time: a failure before may not have been counted."""
+
+        def exhausted() -> None:
+            message = self._received(name)
+            last = message.attempts >= self.consumes["max_attempts"]
+            if last:
+                self.disk.mark(("reject", name, message.offset))
+            self.consumer(name).nack(message)
+            self.disk.mark(("rejected" if last else "failed", name, message.offset))
+
+        self.attempt(exhausted)
 
     def expire(self, name: str) -> None:
         """The next message fails by its lease. Others may be given out before it: their answers may have failed."""
