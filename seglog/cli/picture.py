@@ -5,7 +5,9 @@ A line is a list of spans, each with what it means; colours are made of that whe
 
 from __future__ import annotations
 
+import itertools
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 
 from seglog.cli.look import Look, Pace
@@ -32,16 +34,49 @@ def plain(line: Line) -> str:
     return "".join(text for text, _ in line)
 
 
+def columns(text: str) -> int:
+    """How many columns of a terminal it takes; CJK and such take two each, what combines takes none."""
+    return len(text) if text.isascii() else sum(map(_columns_of, text))
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _fitting(text: str, width: int) -> str:
+    """As much of its beginning as so many columns hold."""
+    for at, taken in enumerate(itertools.accumulate(map(_columns_of, text))):
+        if taken > width:
+            return text[:at]
+    return text
+
+
 def clip(line: Line, width: int) -> Line:
-    """At most so long; what is cut ends in two dots."""
-    if len(plain(line)) <= width:
+    """At most so wide; what is cut ends in two dots."""
+    if columns(plain(line)) <= width:
         return line
     cut: Line = []
     left = max(0, width - 2)
     for text, meaning in line:
-        cut.append((text[:left], meaning))
-        left -= len(cut[-1][0])
+        piece = _fitting(text, left)
+        cut.append((piece, meaning))
+        left -= columns(piece)
+        if piece != text:
+            break
     return [*cut, (".."[:width], "")]
+
+
+def folded(text: str, width: int) -> list[str]:
+    """In as many lines as it takes, none wider, broken at spaces where there are some."""
+    rows = []
+    while columns(text) > width:
+        piece = _fitting(text, width) or text[0]
+        space = text.rfind(" ", 1, len(piece) + 1)
+        rows.append(piece if space < 0 else text[:space])
+        text = text[len(rows[-1]) :].removeprefix(" ")
+    return [*rows, text]
 
 
 def picture(now: Look, pace: Pace | None, width: int) -> list[Line]:

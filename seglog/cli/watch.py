@@ -19,7 +19,7 @@ from typing import Protocol
 
 from seglog.cli.look import Look, look, pace
 from seglog.cli.output import escape, flush_stdout
-from seglog.cli.picture import Line, clip, picture, plain
+from seglog.cli.picture import Line, clip, folded, picture, plain
 from seglog.cli.stopping import Stop
 from seglog.clock import SystemClock
 from seglog.errors import LogNotFound, SeglogError
@@ -86,7 +86,8 @@ class Watcher(logging.Handler):
         """What there is to show, in lines no longer than `width`."""
         head: Line = [(f"{escape(self._directory)}  {self._time}", "title")]
         shown = [clip(head, width)]
-        shown += [clip([(escape(text), "bad")], width) for text in self._trouble]
+        for text in self._trouble:
+            shown += [clip([(row, "bad")], width) for row in folded(escape(text), width)]
         if self._now is not None:
             shown += picture(self._now, pace(self._before, self._now), width)
         return shown

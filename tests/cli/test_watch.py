@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import select
@@ -18,7 +19,8 @@ import pytest
 
 import seglog
 from seglog.cli.look import Look, Pace, look, pace
-from seglog.cli.picture import CELLS, MAP_ROWS, picture, plain, states
+from seglog.cli.picture import CELLS, MAP_ROWS, clip, folded, picture, plain, states
+from seglog.cli.watch import Watcher
 from seglog.clock import SystemClock
 from seglog.model import OffsetRange
 from seglog.tally import Letters, Tally
@@ -288,6 +290,33 @@ def test_many_segments_share_a_cell_and_the_worst_shows(log: Path) -> None:
 def test_any_width(log: Path, width: int) -> None:
     now = seen(log)
     assert max(len(plain(line)) for line in picture(now, None, width)) <= width
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 11, 12, 13, 200])
+def test_wide_characters_take_two_columns(width: int) -> None:
+    def seen_columns(text: str) -> int:
+        return sum(2 if c in "日本語ログ" else c != "\u0301" for c in text)
+
+    line = [("日本語", "title"), ("e\u0301abc", ""), ("ログ", "")]
+    shown = plain(clip(line, width))
+    if width >= 14:
+        assert shown == plain(line)
+        return
+    assert shown.endswith(".." if width > 1 else ".")
+    assert width - 1 <= seen_columns(shown) <= width
+    assert plain(line).startswith(shown.rstrip("."))
+    for row in folded("日本語 ログログログ.", max(2, width)):
+        assert seen_columns(row) <= max(2, width)
+    assert "".join(folded("日本語ログログログ.", max(2, width))) == "日本語ログログログ."
+
+
+def test_trouble_is_shown_whole(tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path)
+    file = f"{'/a-long-name' * 10}/00000000000000000000-00000000.seg"
+    for _ in range(2):
+        watcher.handle(logging.makeLogRecord({"msg": f"what is here is damaged: {file}"}))
+    rows = [plain(line) for line in watcher.lines(80)][1:]
+    assert rows == ["what is here is damaged:", file[:80], file[80:]]
 
 
 def test_a_table_where_there_is_room_and_two_lines_each_where_not(log: Path) -> None:
