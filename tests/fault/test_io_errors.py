@@ -338,3 +338,30 @@ def test_p9_a_deletion_of_dead_letters_that_fails_at_its_end_keeps_no_lock() -> 
     assert disk.failed
     assert log.dead_letters.delete([letter.id]) == 1
     log.close()
+
+
+def test_p9_a_lock_that_could_not_be_opened_for_writing_has_a_hint_as_soon_as_it_can() -> None:
+    """Without one, nobody beside the writer sees what it appends."""
+    disk, place, log = opened(lambda operation, name: False)
+    log.close()
+    disk.arm(Fault(1, errno.EROFS), match=lambda operation, name: (operation, name) == ("open_file", "lock"))
+    with place.open() as log:
+        assert disk.failed
+        log.append(b"seen")
+        with place.open("r") as beside:
+            assert payloads(beside.read()) == [b"before", b"seen"]
+        with pytest.raises(seglog.LogLocked):
+            place.open()
+
+
+def test_p9_f43_a_log_that_is_made_on_a_full_disk_is_not_half_made() -> None:
+    """`meta` comes last: one without a segment would tell of records that are lost."""
+    disk = FaultDisk(MemoryDisk())
+    place = Place("log", disk)
+    disk.arm(Fault(1, errno.ENOSPC), match=lambda operation, name: operation == "sync" and ".seg" in name)
+    with pytest.raises(seglog.DiskFull):
+        place.open()
+    assert seglog.verify("log", disk=disk).missing == ()
+    with place.open() as log:
+        assert log.report.missing == ()
+        assert log.append(b"the first") == 0
