@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from seglog.clock import SystemClock
 from seglog.errors import LogNotFound, SeglogError
 from seglog.tally import Tally
 
-_RESIZE_SECONDS = 0.2  # how soon a window that became smaller or larger is filled anew
+_BETWEEN_SECONDS = 0.2  # how soon a window that became smaller or larger is filled anew, and Ctrl-Z heard
 _STYLES = {"title": "bold", "bad": "red", "!": "bold red", "@": "cyan", "#": "yellow", "-": "yellow", ".": "green"}
 
 
@@ -38,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
             screen.show(watcher)
             left = args.interval
             while left > 0 and not stop:
-                stop.wait(min(left, _RESIZE_SECONDS))
-                left -= _RESIZE_SECONDS
-                screen.resized(watcher)
+                stop.wait(min(left, _BETWEEN_SECONDS))
+                left -= _BETWEEN_SECONDS
+                screen.between(watcher)
     return stop.exit_code
 
 
@@ -96,7 +97,8 @@ class Watcher(logging.Handler):
 class _Screen(Protocol):
     def show(self, watcher: Watcher) -> None: ...
 
-    def resized(self, watcher: Watcher) -> None: ...
+    def between(self, watcher: Watcher) -> None:
+        """Called several times in a second, between two pictures."""
 
 
 class _Blocks:
@@ -107,12 +109,15 @@ class _Blocks:
         print("\n".join(plain(line) for line in watcher.lines(width)), end="\n\n")
         flush_stdout()
 
-    def resized(self, watcher: Watcher) -> None:
+    def between(self, watcher: Watcher) -> None:
         """What was printed stays as it is."""
 
 
 class _Window:
-    """In place, in the terminal's other screen; the last picture stays behind when it ends."""
+    """In place, in the terminal's other screen; the last picture stays behind when it ends.
+
+    SIGTSTP is blocked, and answered between two pictures: Ctrl-Z must not leave a shell in the other screen.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -123,12 +128,19 @@ class _Window:
         self._size: tuple[int, int] = (0, 0)
         self._last: Watcher | None = None
 
+    @property
+    def can_be_drawn(self) -> bool:
+        """Somebody may have told rich what we cannot know, as by TTY_COMPATIBLE=0."""
+        return self._console.is_terminal
+
     def __enter__(self) -> _Window:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTSTP])
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])
         if self._last is not None:
             _Blocks().show(self._last)
 
@@ -144,7 +156,13 @@ class _Window:
         self._live.update(Group(*(Text.assemble(*row, no_wrap=True) for row in rows)), refresh=True)
         self._last = watcher
 
-    def resized(self, watcher: Watcher) -> None:
+    def between(self, watcher: Watcher) -> None:
+        if signal.SIGTSTP in signal.sigpending():
+            self._live.stop()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])  # it stops here, until SIGCONT
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTSTP])
+            self._live.start()
+            self.show(watcher)
         if self._size != self._console.size:
             self.show(watcher)
 
@@ -154,10 +172,12 @@ def _screen() -> Iterator[_Screen]:
     """In place only where somebody looks and the terminal can do it."""
     live = sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
     if live and importlib.util.find_spec("rich") is not None:
-        with _Window() as window:
-            yield window
-    else:
-        yield _Blocks()
+        window = _Window()
+        if window.can_be_drawn:
+            with window:
+                yield window
+            return
+    yield _Blocks()
 
 
 @contextlib.contextmanager

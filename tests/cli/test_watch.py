@@ -25,10 +25,11 @@ from seglog.clock import SystemClock
 from seglog.model import OffsetRange
 from seglog.tally import Letters, Tally
 from seglog.testing import ManualClock
-from tests.cli.conftest import TIMEOUT, Cli, one_line
+from tests.cli.conftest import TIMEOUT, Cli, one_line, wait_until
 from tests.cli.test_terminal import WITHOUT_RICH, Terminal
 
 CONTROLS = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[=>])")
+STOPPED = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
 FAST = ("--watch", "--interval", 0.1)
 
 
@@ -166,6 +167,33 @@ def test_a_window_too_low_says_that_there_is_more(cli: Cli, terminal: Terminal, 
     assert "uploader" not in shown(terminal, "more lines")
     process.send_signal(signal.SIGINT)
     assert cli.end(process)[0] == 130
+
+
+def test_a_terminal_that_takes_no_control_sequences_gets_blocks(cli: Cli, terminal: Terminal, log: Path) -> None:
+    pytest.importorskip("rich", reason="the extra 'cli' is not installed")
+    cli.environment |= {"TERM": "xterm", "TTY_COMPATIBLE": "0"}
+    process = cli.start("stat", log, *FAST, stdout=terminal.theirs)
+    assert "\x1b" not in shown(terminal, "records", "appended  0")
+    process.send_signal(signal.SIGINT)
+    assert cli.end(process)[0] == 130
+
+
+def test_stopped_by_the_terminal_it_leaves_it_as_it_was_and_comes_back(cli: Cli, terminal: Terminal, log: Path) -> None:
+    pytest.importorskip("rich", reason="the extra 'cli' is not installed")
+    cli.environment |= {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    process = cli.start("stat", log, *FAST, stdout=terminal.theirs, process_group=0)  # with a shell above it
+    for _ in range(2):
+        shown(terminal, "records")
+        process.send_signal(signal.SIGTSTP)
+        wait_until(lambda: os.waitid(os.P_PID, process.pid, STOPPED) is not None)
+        left = rest(terminal)
+        assert left.rindex("\x1b[?1049l") > left.rindex("\x1b[?1049h")
+        assert left.rindex("\x1b[?25h") > left.rindex("\x1b[?25l"), "the cursor is back"
+        terminal.shown = b""
+        process.send_signal(signal.SIGCONT)
+        assert "\x1b[?1049h" in shown(terminal, "records")
+    process.send_signal(signal.SIGTERM)
+    assert cli.end(process)[0] == 143
 
 
 # -- in a pipe
