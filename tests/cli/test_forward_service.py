@@ -408,23 +408,21 @@ def test_the_watchdog_is_fed_while_far_ends_are_away(cli: Cli, folder: Path, far
         assert service.end() == exit_codes.OK
 
 
-class Drip(Collector):
-    """Never answers in full, and never stops answering: no timeout of a read sees that."""
+def hanging_sink(site: Path) -> None:
+    """Somebody's package with a sink for `hangs:`, which never returns; those of seglog always do."""
+    metadata = site / "hanging_sink-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: hanging-sink\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[seglog.sinks]\nhangs = hanging_sink:sink\n")
+    (site / "hanging_sink.py").write_text(
+        "import threading\n\n\ndef sink(url):\n    return lambda batch: threading.Event().wait()\n"
+    )
 
-    def finish_request(self, request: object, client_address: object) -> None:
-        assert isinstance(request, socket.socket)
-        request.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        with contextlib.suppress(OSError):  # the service was ended
-            while True:
-                request.sendall(b".")
-                time.sleep(0.05)
 
-
-def test_a_send_that_hangs_starves_the_watchdog(
-    cli: Cli, folder: Path, serve: Callable[[Collector], Collector], far: Collector
-) -> None:
-    drip = serve(Drip())
-    configure(folder, route("a", drip.url, "timeout = 0.2"), route("b", far.url))
+def test_a_send_that_hangs_starves_the_watchdog(cli: Cli, folder: Path, far: Collector) -> None:
+    hanging_sink(folder / "site")
+    cli.environment["PYTHONPATH"] = os.pathsep.join([str(folder / "site"), cli.environment.get("PYTHONPATH", "")])
+    configure(folder, route("a", "hangs:", "timeout = 0.2"), route("b", far.url))
     with contextlib.closing(Manager(str(folder / "notify"), cli, watchdog_seconds=0.4)) as manager:
         service = Running(cli, folder)
         manager.hears("WATCHDOG=1")

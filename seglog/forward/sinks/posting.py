@@ -2,7 +2,8 @@
 
 Never follows a redirect (a POST would arrive as a GET without its body), never reads proxy settings from the
 environment, never skips TLS verification, and never logs a payload or the query of the URL. The timeout bounds each of
-these: connecting to one address, the handshake of TLS, sending, and the answer from its first byte to its last.
+these: connecting to one address, the handshake of TLS, sending, and the answer from its first byte to its last; and no
+answer is waited for when twice the timeout is over.
 
     answer                                   what follows
     2xx                                      the sink reads it
@@ -148,7 +149,7 @@ class Poster:
         except urllib3.exceptions.LocationParseError:
             raise InvalidOption(f"the URL {self.name} has no valid host name") from None
         self._url = parts._replace(query=None).url
-        waits = urllib3.Timeout(connect=timeout, read=timeout)
+        waits = urllib3.Timeout(connect=timeout, read=timeout, total=2 * timeout)
         self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, timeout=waits, retries=False, ssl_context=tls)
         self._pool.pool_classes_by_scheme = _pools("" if parts.query is None else f"?{parts.query}")
 
