@@ -61,6 +61,7 @@ class Audit:
     cursors: dict[str, CursorReport] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     half_meta: bool = False  # one of its slots does not read back
+    lost_meta: bool = False  # it is not there, and segments are
     segments: int = 0
     records: int = 0
     bytes: int = 0
@@ -161,7 +162,8 @@ class Audit:
         elif not catalog.names:
             self._all_lost(without_segments(view.meta.state if view.meta is not None else None, hint, states), state)
         if view.meta is None and self.records and N.META not in self.root.list():  # made before the first record
-            self.warnings.append(f"{N.META} is missing; the next opening makes it anew from what is there")
+            self.lost_meta = True
+            self.warnings.append(f"{N.META} is missing; the next opening for writing, or a repair, makes it anew")
         self.segments = len(names)
         self._conclude(state, states, catalog.records_before)
 

@@ -113,6 +113,8 @@ def actions(audit: Audit, below: str = "") -> Iterator[RepairAction]:
     if audit.half_meta:
         reason = "one slot does not read back"
         yield RepairAction(below + N.META, 0, 2 * L.META_SLOT_BYTES, None, None, reason, "rebuild")
+    if audit.lost_meta:
+        yield RepairAction(below + N.META, 0, 0, None, None, "missing", "rebuild")
     for gone in audit.missing:
         first, last = gone.first_offset, gone.last_offset
         yield RepairAction(below and IN_DEAD, 0, 0, first, last, "missing", "declare")

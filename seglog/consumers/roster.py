@@ -139,7 +139,8 @@ class Roster(Generic[T]):
                     raise storage_error(error, "opening the register of consumers") from error
                 if meta is None:
                     raise NotALog(
-                        f"{self._path}: {META} is missing or damaged; open the log for writing once to rebuild it"
+                        f"{self._path}: {META} is missing or damaged; `seglog repair` rebuilds it, and so does opening "
+                        f"the log for writing"
                     )
                 self._meta = meta
                 self._registry = Registry(self._cursors, meta)

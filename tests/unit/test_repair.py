@@ -277,6 +277,22 @@ def test_f36_one_bad_slot_of_meta_is_written_again(place: Place) -> None:
     assert after.repaired == (seglog.OffsetRange(3, 3),)
 
 
+def test_f36_a_meta_that_is_gone_is_made_anew(place: Place) -> None:
+    damaged(place)
+    repaired(place)
+    root = disk_of(place).open(place.path, create=False)
+    root.unlink("meta")
+    root.close()
+    assert place.verify().warnings
+    with place.open("r") as log, pytest.raises(seglog.NotALog, match="`seglog repair` rebuilds it"):
+        log.consumer("uploader")
+    assert [(action.path, action.action) for action in repaired(place).actions][0] == ("meta", "rebuild")
+    assert not place.verify().warnings
+    with place.open("r") as log:
+        assert list(log.consumers()) == ["uploader"]
+    assert repaired(place).actions == ()
+
+
 def test_p5_f36_a_consumer_whose_cursor_does_not_read_back_begins_again(place: Place) -> None:
     damaged(place)
     with place.open() as log:

@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
 from seglog.clock import Clock
-from seglog.errors import InvalidOption
+from seglog.errors import InvalidOption, SeglogError
 from seglog.forward.sinks.base import Sink
 
 ENTRY_POINTS = "seglog.sinks"
@@ -78,18 +78,35 @@ def open_sink(
     scheme = url.partition(":")[0].lower()
     place = SINKS.get(scheme)
     given: dict[str, Any] = {"format": format, "headers": headers or None, "encoding": encoding}
-    for name, value in given.items():
-        if value is not None and (place is None or name not in place.takes):
-            raise InvalidOption(f"{scheme}: takes no {_WORDS.get(name, name)}")
     if place is None:
-        return _others(scheme, url)(url)
+        return _others(scheme, url, [name for name, value in given.items() if value is not None])
+    for name, value in given.items():
+        if value is not None and name not in place.takes:
+            raise _takes_no(scheme, name)
     options = {**given, "timeout": timeout, "clock": clock}
     wanted = {name: options[name] for name in place.takes if options[name] is not None}
     made: Callable[..., Sink] = getattr(import_module(f"seglog.forward.sinks.{place.module}"), place.made_by)
     return made(url, **wanted)
 
 
-def _others(scheme: str, url: str) -> Callable[[str], Sink]:
+def _takes_no(scheme: str, name: str) -> InvalidOption:
+    return InvalidOption(f"{scheme}: takes no {_WORDS.get(name, name)}")
+
+
+def _others(scheme: str, url: str, given: list[str]) -> Sink:
+    """The sink of somebody else's package, which takes the URL and nothing else."""
+    made = _offered(scheme, url)
+    if given:
+        raise _takes_no(scheme, given[0])
+    try:
+        return made(url)
+    except SeglogError:
+        raise
+    except Exception as error:
+        raise InvalidOption(f"the sink for {scheme}: cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _offered(scheme: str, url: str) -> Callable[[str], Sink]:
     """What somebody else's package offers for that scheme."""
     found = list(metadata.entry_points(group=ENTRY_POINTS, name=scheme))
     if not found:

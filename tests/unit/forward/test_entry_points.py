@@ -17,6 +17,8 @@ class ParrotSink:
     heard = []
 
     def __init__(self, url):
+        if "nowhere" in url:
+            raise OSError("unable to open the cage")
         self.url = url
 
     def send(self, batch):
@@ -52,6 +54,16 @@ def test_a_scheme_of_another_package_is_a_sink(distribution: Path) -> None:
 def test_one_that_cannot_be_imported_is_named(distribution: Path, scheme: str, named: str) -> None:
     with pytest.raises(InvalidOption, match=f"the sink for {scheme}: of '{named}' cannot be imported"):
         open_sink(f"{scheme}://s3cret@host")
+
+
+def test_one_that_cannot_be_made_is_named(distribution: Path) -> None:
+    with pytest.raises(InvalidOption, match=r"the sink for parrot: cannot be made: OSError: unable to open the cage"):
+        open_sink("parrot:nowhere")
+
+
+def test_a_wrong_scheme_comes_before_what_it_would_take(distribution: Path) -> None:
+    with pytest.raises(InvalidOption, match="no sink for 'htp:…'"):
+        open_sink("htp://x", headers={"A": "b"})
 
 
 def test_a_scheme_that_nobody_has_says_which_there_are(distribution: Path) -> None:
