@@ -5,12 +5,13 @@ number of each publisher together with the records, drops what is not above it, 
 to go on, also when the stream is trimmed. One stream takes one log; the sink makes none.
 
 A message that was delayed may come when others have passed it, and its number would be dropped. So those go out by a
-second publisher, `seglog-<log id>-late`, whose numbers only rise. In each process they begin at the time in ns, or by
-2**24 and more above what the server has, should the clock be behind that: no two processes use the same ones. What a
-process that died had on its way may still arrive in between, and what is below it is dropped, and confirmed like the
-rest. So a late message counts only when the server says that its number is the highest. Against duplicates, they keep
-their numbers when the same are sent again; and before the first of them after each failure, the newest 10,000 entries
-of the stream (fewer if they are large) are searched for those that did arrive.
+second publisher, `seglog-<log id>-late`, whose numbers only rise. In each process they begin at the time in ns, or at
+least 2**24 above what the server has, should the clock be behind that: no two processes use the same ones. What a
+process that died had on its way may still arrive in between; then what is below is dropped, and confirmed like the
+rest. So late messages count only when the server says that the last one's number is the highest. Against duplicates,
+they keep their numbers when the same are sent again; and before the first of them after each failure, the newest 10,000
+entries of the stream (fewer if they are large) are searched for those that did arrive. What a dead process had on its
+way and arrives after that search may be there twice.
 
 What is published goes to the stream's leader, at the address that RabbitMQ advertises for it, unless that is the node
 of the URL: then what arrives is always what was sent first. The server refuses a frame as a whole, and none is sent
@@ -191,7 +192,7 @@ class RabbitStreamSink:
         if self._there is None:
             known = await connection.sequence(self._at.target, self._late_publisher)
             if not self._late_base or known > self._late_base + len(self._late):  # somebody else's
-                now = self._clock.time_ns()
+                now = self._clock.time_ns()  # also where it is behind, its last digits tell two processes apart
                 self._late_base, self._late = max(now, known + _LIFE + now % _LIFE), []
             self._there = await self._newest_ids(connection)
         both = min(len(late), len(self._late))
