@@ -105,19 +105,15 @@ def test_one_route_whose_far_end_is_away_is_alive_and_not_ready(cli: Cli, log: P
     assert cli.end(process)[0] == 0
 
 
-def test_one_route_that_hangs_is_not_well(cli: Cli, log: Path, tmp_path: Path) -> None:
-    (tmp_path / "seglog_hangs.py").write_text(
-        "import time\ndef sink(url):\n    return lambda batch: time.sleep(1000)\n"
-    )
+def test_one_route_that_hangs_is_not_well(cli: Cli, log: Path) -> None:
     script = (
-        "import sys; import seglog.forward as f, seglog.forward.sinks as s, seglog_hangs, seglog.cli.listening as l\n"
-        "l.HANGS_SECONDS = 0.2\n"
-        "f.open_sink = lambda *a, **k: type('Hangs', (), {'send': staticmethod(seglog_hangs.sink(''))})()\n"
+        "import time, seglog.forward as forward, seglog.forward.service as service\n"
+        "service._BUSY_SECONDS = 0.0\n"
+        "forward.open_sink = lambda *a, **k: type('Hangs', (), {'send': lambda self, batch: time.sleep(1000)})()\n"
         "from seglog.cli.main import entry; entry()"
     )
     cli.command = [cli.command[0], "-c", script]
-    cli.environment["PYTHONPATH"] += f":{tmp_path}"
-    process = cli.start("forward", log, "--to", "stdout:", "--listen", "0")
+    process = cli.start("forward", log, "--to", "stdout:", "--listen", "0", "--timeout", "0.1")
     url = listening(process)
     wait_for(f"{url}/healthz", 503, f"{log}: hangs, longer than a send may take")
     process.kill()
