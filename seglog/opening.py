@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
 from seglog.appender import Appender, first_header
@@ -427,11 +427,8 @@ class _Opening:
         return appender
 
     def _size(self, name: N.SegmentName) -> int:
-        file = self.segments.open(name.file_name)
-        try:
+        with closing(self.segments.open(name.file_name)) as file:
             return file.size()
-        finally:
-            file.close()
 
     def _note(self, segment: SegmentReader, tail: Tail, target: Target, verdict: Verdict) -> None:
         """For the report: what was found here."""

@@ -21,7 +21,8 @@ BACKOFF_SECONDS = 1.0
 
 
 NOTES = """A batch is acknowledged once all of it was written to stdout. If that fails, if the reader goes away or the
-process dies, it is delivered again next time: at least once, in order.
+process dies, it is delivered again next time: at least once, in order. What a pipe has taken was written: a reader that
+leaves early, like head, may have been given more than it looked at. To take a few, say -n.
 
 CMD is split into words as a shell would, and started without one; for pipes and variables write sh -c '…'. It finds
 SEGLOG_OFFSET, SEGLOG_ID (the same for ever, to recognise what comes twice), SEGLOG_ATTEMPTS (1 the first time) and

@@ -330,6 +330,9 @@ class Forwarder:
             named = error.refused
             if error.confirmed:
                 self._on_confirmed(error.confirmed)
+                if error.retry_after == 0 and verdict is Verdict.RETRY and not named:
+                    self._failures -= 1  # none: the sink has done a part of it, and gives us a turn
+                    return
         if not part:
             return
         if verdict is Verdict.REFUSED and not named and len(part) > 1:

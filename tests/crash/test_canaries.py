@@ -62,7 +62,7 @@ SYNCS = [
     # A commit: the acknowledgement stands on this one.
     Canary("segment_writer.SegmentWriter.sync self.file.datasync", crashes(workload("appends"))),
     Canary("appender.Appender._sync writer.sync", crashes(workload("appends_many"))),
-    Canary("appender.Appender.commit self._sync", crashes(workload("appends")), lie=False),
+    Canary("appender.Appender._commit self._sync", crashes(workload("appends")), lie=False),
     Canary("segment_writer.SegmentWriter.cut_back self.file.datasync", failing_write),
     # The other durability classes.
     Canary("appender.Appender.sync_written self._sync", crashes(workload("interval_waiting"))),

@@ -81,6 +81,17 @@ def test_a_record_arrives_with_its_identity_key_and_headers(engine: Engine) -> N
         assert [one.payload for one in engine.arrived(TARGET)][4:] == [b"later"]
 
 
+def test_a_header_name_that_is_no_utf_8_holds_nothing_up(engine: Engine) -> None:
+    """Half a surrogate pair, which a log takes."""
+    engine.start()
+    engine.prepare(TARGET)
+    with seglog.open(":memory:") as log:
+        log.append(b"strange", headers={"a\ud800": b"x"})
+        log.append(b"plain")
+        forward(log, engine.url(TARGET))
+        assert [one.payload for one in engine.arrived(TARGET)] == [b"strange", b"plain"]
+
+
 def test_what_was_delayed_arrives_behind_what_passed_it_and_once(engine: Engine) -> None:
     engine.start()
     engine.prepare(TARGET)

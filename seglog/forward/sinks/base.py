@@ -45,7 +45,8 @@ class SinkError(SeglogError):
 
     Attributes:
         verdict: what that means for the records.
-        retry_after: seconds that the far end asked to be left alone, or None.
+        retry_after: seconds that the far end asked to be left alone, or None. 0, with `confirmed`: nothing is wrong,
+            the rest of the batch may follow at once; so a send that takes long gives the forwarder a turn.
         detail: more than the message, for the dead letter of a refused record; it may quote the far end's answer,
             which may quote the payload, so it is never logged.
         confirmed: records of the batch that the far end has. They are acknowledged.

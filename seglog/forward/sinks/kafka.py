@@ -18,49 +18,31 @@ the next process's question first and takes that request afterwards, its records
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from seglog import options
 from seglog.clock import Clock, SystemClock
 from seglog.errors import InvalidOption
 from seglog.forward.sinks import address, kafka_settings
 from seglog.forward.sinks.base import SinkError, Verdict, missing
-from seglog.model import Message
+from seglog.forward.sinks.kafka_errors import AFTERMATH, Heard, verdict_of, words
+from seglog.forward.sinks.kafka_reader import ID, NEWEST, Reader, TooSlow
+from seglog.model import Extras, Message
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
-_logger = logging.getLogger("seglog")
-
-ID = "seglog-id"
-NEWEST = "seglog-newest"
-
-_LATE_MAX = 10_000  # newest records that are looked through for a message that was delayed
 _BYTES_MAX = 100_000_000  # a broker hangs up without a word on requests above its socket.request.max.bytes, 100 MiB
 _HEADER_BYTES = 16  # what the lengths of one header take, at most
 _SLICE_SECONDS = 0.1
-_ASK_SECONDS = 1.0
 
-_REFUSED = frozenset(("MSG_SIZE_TOO_LARGE", "INVALID_RECORD", "INVALID_TIMESTAMP"))
-_CONFIGURATION = frozenset((
-    *("_AUTHENTICATION", "_SSL", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "_UNSUPPORTED_FEATURE", "_INVALID_ARG"),
-    *("UNKNOWN_TOPIC_OR_PART", "TOPIC_EXCEPTION", "POLICY_VIOLATION", "UNSUPPORTED_FOR_MESSAGE_FORMAT"),
-    *("TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED", "SECURITY_DISABLED"),
-    *("SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE"),
-))  # fmt: skip
-# What befalls messages because of another one, whose error tells more.
-_AFTERMATH = frozenset(("_FATAL", "_GAPLESS_GUARANTEE", "_PURGE_QUEUE", "_PURGE_INFLIGHT"))
-# Reading a partition by its number needs no group, but the library asks for one.
-_OF_THE_GROUP = frozenset(("GROUP_AUTHORIZATION_FAILED", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS"))
 # A batch is looked at without a step of Python for each message.
 _OFFSET, _PAYLOAD, _EXTRAS = attrgetter("offset"), attrgetter("payload"), attrgetter("extras")
-_CUT = ("Disconnected", "transport error", "unexpected eof")
 
 
 class KafkaSink:
@@ -183,13 +165,13 @@ class KafkaSink:
         return message.offset in self._late
 
     @contextmanager
-    def _reader(self, deadline: float) -> Iterator[_Reader]:
+    def _reader(self, deadline: float) -> Iterator[Reader]:
         """With a connection of its own, so that it sees what the broker gives to everybody."""
-        heard = _Heard()
+        heard = Heard()
         consumer = self._library.Consumer({**self._reading, "error_cb": heard}, logger=heard)
         try:
-            yield _Reader(self._library, consumer, heard, (self._at.target, self._partition), (deadline, self._clock))
-        except _TooSlow as error:
+            yield Reader(self._library, consumer, heard, (self._at.target, self._partition), (deadline, self._clock))
+        except TooSlow as error:
             raise self._no_answer(heard) from error
         except self._library.KafkaException as error:
             raise self._failure(heard.cause(error.args[0])) from error
@@ -204,57 +186,19 @@ class KafkaSink:
         return self._clock.monotonic() + self._timeout
 
     def _failure(self, error: KafkaError) -> SinkError:
-        return SinkError(f"{self._name}: {_words(error)}", verdict=verdict_of(error))
+        return SinkError(f"{self._name}: {words(error)}", verdict=verdict_of(error))
 
-    def _no_answer(self, heard: _Heard) -> SinkError:
+    def _no_answer(self, heard: Heard) -> SinkError:
         if heard.error is not None:
             return self._failure(heard.error)
         return SinkError(f"{self._name}: no answer within {self._timeout:g} s")
-
-
-class _TooSlow(Exception):
-    """The time is over."""
-
-
-class _Heard:
-    """What a client says about its connections, and logs, while it goes on trying. Served when it is polled."""
-
-    def __init__(self) -> None:
-        self.error: KafkaError | None = None
-        self.all_down = False
-
-    def __call__(self, error: KafkaError) -> None:
-        if error.name() == "_ALL_BROKERS_DOWN":
-            self.all_down = True  # why, has been said
-        elif not self._of_configuration:
-            self.error = error  # else it follows from that, and says less
-
-    def cause(self, error: KafkaError) -> KafkaError:
-        """What this error comes from, if that was heard; it is but the consequence where it says nothing definite."""
-        return error if self.error is None or verdict_of(error) is not Verdict.RETRY else self.error
-
-    @property
-    def hopeless(self) -> bool:
-        return self.all_down or self._of_configuration
-
-    def forget(self) -> None:
-        """It works now."""
-        self.error, self.all_down = None, False
-
-    @property
-    def _of_configuration(self) -> bool:
-        return self.error is not None and verdict_of(self.error) is Verdict.CONFIGURATION
-
-    def log(self, level: int, text: str, *values: object) -> None:
-        """Stands for a logger: whatever the library takes for an error, the forwarder says what came of it."""
-        _logger.debug(text, *values)
 
 
 class _Writer:
     """One producer. Its messages are written in the order of the calls, and none behind one that failed."""
 
     def __init__(self, library: Any, settings: dict[str, Any], topic: str, partition: int, clock: Clock) -> None:
-        self.heard = _Heard()
+        self.heard = Heard()
         self.failed: KafkaError | None = None
         self._producer = library.Producer({**settings, "error_cb": self.heard}, logger=self.heard)
         self._error: type[Exception] = library.KafkaException
@@ -279,7 +223,7 @@ class _Writer:
             key = None
             if extras is not None:
                 key = extras.key
-                headers += (extras.headers or {}).items()
+                headers += _headers(extras)
             while self.failed is None:
                 try:
                     time_ms = time_ns // 1_000_000
@@ -334,122 +278,16 @@ class _Writer:
             self.stored += 1
 
     def _fail(self, error: KafkaError) -> None:
-        if self.failed is None or self.failed.name() in _AFTERMATH:
+        if self.failed is None or self.failed.name() in AFTERMATH:
             self.failed = error
 
 
-class _Found(NamedTuple):
-    """Whose a record of the partition is, and the highest offset of that log up to there."""
-
-    log_id: str
-    offset: int
-    highest: int
-
-
-class _Reader:
-    """Reads the end of the partition."""
-
-    def __init__(
-        self, library: Any, consumer: Any, heard: _Heard, place: tuple[str, int], until: tuple[float, Clock]
-    ) -> None:
-        self._library = library
-        self._consumer = consumer
-        self._heard = heard
-        self._topic, self._partition = place
-        self._deadline, self._clock = until
-        self._end = 0
-
-    def newest(self) -> tuple[_Found | None, int]:
-        """The newest record, or None if none is left, and where the partition ends.
-
-        What ends a transaction, and what was compacted away, takes an offset and is no record: so it looks farther
-        and farther back.
-        """
-        low, self._end = self._bounds()
-        newest, back, start = None, 1, self._end
-        while newest is None and start > low:
-            start = max(low, self._end - back)
-            for newest in self._records(start):  # noqa: B007  # the last one counts
-                pass
-            back *= 32
-        return newest, self._end
-
-    def offsets(self, end: int, log_id: str) -> set[int]:
-        """Those of this log among the last records before the partition's offset `end`."""
-        low, self._end = self._bounds()
-        start = max(low, end - _LATE_MAX)
-        return {found.offset for found in self._records(start) if found.log_id == log_id} if start < end else set()
-
-    def _left(self) -> float:
-        left = self._deadline - self._clock.monotonic()
-        if left <= 0:
-            raise _TooSlow
-        return left
-
-    def _bounds(self) -> tuple[int, int]:
-        """The first offset, and the one behind the last. Raises KafkaException, at once where waiting is no use."""
-        topic = self._metadata().topics[self._topic]
-        if topic.error is not None:
-            raise self._library.KafkaException(topic.error)
-        if self._partition not in topic.partitions:
-            unknown = self._library.KafkaError
-            raise self._library.KafkaException(unknown(unknown._UNKNOWN_PARTITION, "the topic has no such partition"))
-        place = self._library.TopicPartition(self._topic, self._partition)
-        low, high = self._consumer.get_watermark_offsets(place, timeout=self._left())
-        return low, high
-
-    def _metadata(self) -> Any:
-        while True:
-            try:
-                return self._consumer.list_topics(self._topic, timeout=min(_ASK_SECONDS, self._left()))
-            except self._library.KafkaException:
-                self._consumer.poll(0)  # lets it say why
-                if self._heard.hopeless:
-                    raise
-
-    def _records(self, start: int) -> Iterator[_Found]:
-        """All from there on, to the end as it is by then."""
-        self._consumer.assign([self._library.TopicPartition(self._topic, self._partition, start)])
-        while True:
-            message = self._consumer.poll(min(_SLICE_SECONDS, self._left()))
-            if message is None:
-                continue
-            error = message.error()
-            if error is None:
-                self._end = max(self._end, message.offset() + 1)
-                yield _found(message.headers() or [])
-            elif error.name() == "_PARTITION_EOF":
-                return
-            elif error.name() not in _OF_THE_GROUP:
-                raise self._library.KafkaException(error)
-
-
-def verdict_of(error: KafkaError) -> Verdict:
-    """By the error's name."""
-    name = error.name()
-    if name in _REFUSED:
-        return Verdict.REFUSED
-    if name in _CONFIGURATION and not (name == "_SSL" and any(word in error.str() for word in _CUT)):
-        return Verdict.CONFIGURATION
-    return Verdict.RETRY
-
-
-def _words(error: KafkaError) -> str:
-    """Without what differs each time."""
-    text = re.sub(r" \((after [^)]*|[0-9]+ identical [^)]*)\)", "", error.str())
-    return f"{text} ({error.name().lstrip('_')})"
+def _headers(extras: Extras) -> list[tuple[str, bytes]]:
+    """A name of a header may have half a surrogate pair, which is no UTF-8."""
+    return [(name.encode("utf-8", "replace").decode(), value) for name, value in (extras.headers or {}).items()]
 
 
 def _size(message: Message[Any]) -> int:
-    headers = sum(len(name.encode()) + len(value) + _HEADER_BYTES for name, value in message.headers.items())
+    named = [] if message.extras is None else _headers(message.extras)
+    headers = sum(len(name.encode()) + len(value) + _HEADER_BYTES for name, value in named)
     return len(message.payload) + len(message.key or b"") + headers
-
-
-def _found(headers: Sequence[tuple[str, bytes | None]]) -> _Found:
-    """The first of a name is ours: a record may have a header that is called the same."""
-    ours = dict(reversed(headers))
-    log_id, _, offset = (ours.get(ID) or b"").decode("utf-8", "replace").rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,19}", offset):
-        return _Found("", -1, -1)
-    newest = ours.get(NEWEST) or b""
-    return _Found(log_id, int(offset), max(int(offset), int(newest) if newest.isdigit() else -1))

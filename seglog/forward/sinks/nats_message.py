@@ -42,7 +42,7 @@ def headers(message: Message[Any], next_offset: int) -> dict[str, str]:
         fields["Seglog-Key" if plain else "Seglog-Key-Base64"] = _text(message.key, plain)
     for name, value in message.headers.items():
         plain = _is_free(name) and _PLAIN.fullmatch(value) is not None
-        fields[name if plain else f"Seglog-Base64-{quote(name, safe='')}"] = _text(value, plain)
+        fields[name if plain else f"Seglog-Base64-{quote(name, safe='', errors='replace')}"] = _text(value, plain)
     return fields
 
 

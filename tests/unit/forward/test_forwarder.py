@@ -422,6 +422,20 @@ def test_what_a_sink_confirms_of_a_batch_that_failed_is_not_sent_again(clock: Fa
     assert (forwarder.stats().sent_records, forwarder.stats().refused_records) == (5, 1)
 
 
+def test_a_sink_may_do_a_part_of_a_batch_and_give_a_turn(clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(One):
+        def send(self, batch: Batch) -> None:
+            super().send(batch[:2])
+            if len(batch) > 2:
+                raise SinkError("that was long", confirmed=batch[:2], retry_after=0)
+
+    consumer, far_end = FakeConsumer([b"x"] * 10, clock), Slow()
+    forwarder = Forwarder(consumer, far_end, batch_records=10, patience=0, clock=clock)
+    forwarder.run(once=True)
+    assert far_end.accepted == list(range(10)) == consumer.acked()
+    assert (forwarder.stats().failures, clock.slept, warnings(caplog)) == (0, [], [])
+
+
 def test_a_record_confirmed_between_refusals_starts_the_count_again(clock: FakeClock) -> None:
     batch = [message(offset) for offset in range(4)]
     refused = SinkError("HTTP 400", verdict=Verdict.REFUSED)

@@ -19,7 +19,7 @@ import pytest
 import seglog
 from seglog.errors import InvalidOption
 from seglog.forward import SinkError, Verdict, open_sink
-from seglog.forward.sinks import address, kafka, kafka_settings
+from seglog.forward.sinks import address, kafka_errors, kafka_settings
 
 KNOWN = ("brokers", "max_bytes", "partition", "sasl")
 
@@ -139,7 +139,7 @@ def test_the_producer_neither_repeats_by_chance_nor_gives_up_by_itself() -> None
 def test_an_error_says_what_it_means(name: str, text: str, verdict: Verdict) -> None:
     error = pytest.importorskip("confluent_kafka").KafkaError
     assert error(getattr(error, name)).name() == name, "the library calls it otherwise"
-    assert kafka.verdict_of(error(getattr(error, name), text)) is verdict
+    assert kafka_errors.verdict_of(error(getattr(error, name), text)) is verdict
 
 
 Certificate = tuple[Path, Path]
