@@ -119,6 +119,8 @@ class StreamConnection:
         from rstream import schema
 
         answer = await self.ask(schema.Metadata(self.number(), [stream]), schema.MetadataResponse)
+        if not answer.metadata:
+            raise SinkError("the server says nothing of the stream")
         about = answer.metadata[0]
         if about.response_code != OK:
             raise refusal(about.response_code)
