@@ -32,7 +32,7 @@ from seglog.forward.sinks.base import Sink
 DEFAULT_CONSUMER = "forward"
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|s|m|h)?", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_FILES = ("password_file", "ca", "cert", "key")  # options of a URL that name files
+_FILES = ("password_file", "ca", "cert", "key", "creds", "nkey")  # options of a URL that name files
 
 _NOBODY: Any = None  # who a forwarder receives from that is made only to check what it was given
 

@@ -62,18 +62,21 @@ class Nats(Engine):
     def url(self, target: str) -> str:
         return f"nats{'+tls' if self.certificate else ''}://127.0.0.1:{self.port}/{target}"
 
-    def ask(self, what: Callable[[Any], Awaitable[T]]) -> T:
-        """What the client says, on a connection of its own; it is given the client's JetStream."""
-        import nats
-
+    def connecting(self) -> dict[str, Any]:
+        """What its client is told."""
         options: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "error_cb": _never_mind}
         if self.protected:
             options |= {"user": self.user, "password": self.password}
         if self.certificate:
             options["tls"] = ssl.create_default_context(cafile=self.certificate[0])
+        return options
+
+    def ask(self, what: Callable[[Any], Awaitable[T]]) -> T:
+        """What the client says, on a connection of its own; it is given the client's JetStream."""
+        import nats
 
         async def asked() -> T:
-            client = await nats.connect(f"nats://127.0.0.1:{self.port}", connect_timeout=5, **options)
+            client = await nats.connect(f"nats://127.0.0.1:{self.port}", connect_timeout=5, **self.connecting())
             try:
                 return await what(client.jetstream(timeout=10))
             finally:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seglog import options
 from seglog.errors import InvalidOption
-from seglog.forward.sinks import address, nats_message
+from seglog.forward.sinks import address, nats_credentials, nats_message
 from seglog.forward.sinks.base import SinkError, Verdict
 from seglog.forward.sinks.nats_link import OUT_OF_TURN, NatsLink
 from seglog.model import Message
@@ -67,13 +67,14 @@ class _Newest:
 class NatsSink:
     """Publishes to one subject. See `seglog.forward.open_sink`.
 
-    Options of the URL: `stream`, its name, where asking for it by subject is not allowed; those of every engine are in
-    address.py. A user without a password is a token.
+    Options of the URL: `stream`, its name, where asking for it by subject is not allowed; `creds`, a file of
+    credentials, or `nkey`, a file with a seed, instead of a user; those of every engine are in address.py. A user
+    without a password is a token.
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
         options.number("timeout", timeout, "seconds", 0.001, 3600.0)
-        self._at = address.parse(url, port=4222, target="a subject", known=("stream",))
+        self._at = address.parse(url, port=4222, target="a subject", known=("stream", *nats_credentials.OPTIONS))
         self._subject = self._at.target
         if not _SUBJECT.fullmatch(self._subject):
             raise InvalidOption(f"{self._subject!r} is no subject to publish to: words with dots between, no wildcards")

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from seglog.forward.sinks import nats_credentials
 from seglog.forward.sinks.address import Address
 from seglog.forward.sinks.base import SinkError, Verdict, missing
 from seglog.forward.sinks.event_loop import EventLoop
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 T = TypeVar("T")
+
+CREDENTIALS = {
+    "creds": "user_credentials",
+    "nkey": "nkeys_seed",
+}  # files, by the URL's option: what the client calls them
 
 _GOODBYE_SECONDS = 0.5  # the client waits for a sign that TLS was ended, which may never come; the socket is closed
 
@@ -43,6 +49,7 @@ class NatsLink:
             import nats.js.errors
         except ImportError as error:
             raise missing("nats", "nats-py") from error
+        self._credentials = nats_credentials.files(at)
         self._errors = nats.errors
         self._js_errors = nats.js.errors
         self._at = at
@@ -184,7 +191,9 @@ class NatsLink:
         }
         if self._tls is not None:
             options |= {"tls": self._tls, "tls_hostname": self._at.host}
-        if self._at.password is not None:
+        if self._credentials:
+            options |= self._credentials
+        elif self._at.password is not None:
             options |= {"user": self._at.user or "", "password": secret}
         elif self._at.user is not None:
             options["token"] = secret  # as everywhere with NATS: nats://token@host
