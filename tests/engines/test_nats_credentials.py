@@ -15,7 +15,7 @@ import pytest
 import seglog
 from seglog.errors import InvalidOption
 from seglog.forward import SinkError, Verdict, open_sink
-from tests.engines.test_nats import forward
+from tests.engines.test_sinks import forward
 from tools.engines.nats import Nats
 from tools.engines.server import running
 
