@@ -337,6 +337,7 @@ class Forwarder:
             return
         if verdict is Verdict.REFUSED and not named and len(part) > 1:
             middle = len(part) // 2
+            self._alone = _ALONE  # else the halves would go together again
             self._parts.popleft()
             self._parts.extendleft((part[middle:], part[:middle]))
             return

@@ -84,7 +84,7 @@ SYNCS = [
     Canary("appender.Appender._leave_marker self._sync #2", scenes.a_clean_end_is_durable, lie=False),
     # The hint is no promise: its sync bounds how much is read after a power cut.
     Canary("appender.Appender._publish self._lock.sync", scenes.recovery_reads_little),
-    Canary("lock_file.LockFile.sync self.file.datasync", scenes.recovery_reads_little),
+    Canary("lock_file.LockFile.sync self._written.datasync", scenes.recovery_reads_little),
     # Two-slot files.
     Canary("slot_file.SlotFile.create file.sync", crashes(workload("acks"))),
     Canary("slot_file.SlotFile.write self.file.datasync", crashes(workload("acks"))),
