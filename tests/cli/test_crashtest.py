@@ -147,6 +147,8 @@ def test_a_log_that_is_gone_is_lost(cli: Cli, copied: Path) -> None:
     shutil.rmtree(copied / "trial")
     report = checked(cli, copied, 1)
     assert sum(found["last_offset"] - found["first_offset"] + 1 for found in report["lost"]) == whole
+    result = cli("crashtest", copied / "trial", "--ack-log", copied / "acks", "--check")
+    assert b"trial: no such directory; is it the right one, and its disk mounted?" in result.stderr
 
 
 def test_offsets_that_were_given_out_twice_are_named(copied: Path) -> None:
