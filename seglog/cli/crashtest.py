@@ -100,10 +100,10 @@ def _work(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     if address(args.ack_log) is not None:
         raise InvalidOption(f"--check reads a file; bring here what {args.ack_log} has kept")
-    if not args.directory.exists():
-        say(f"{args.directory}: no such directory; is it the right one, and its disk mounted?")
     with Progress("verifying") as progress:
         report = check(args.directory, Path(args.ack_log), progress)
+    if not args.directory.exists():
+        say(f"{args.directory}: no such directory; is it the right one, and its disk mounted?")
     with reader_may_leave():
         if args.json:
             print_json(dataclasses.asdict(report))
