@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from seglog.catalog import Catalog, Meta, SegmentEnd, SegmentFacts
 from seglog.consumers.standing import unhandled
 from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, without_segments
+from seglog.cursor_files import read_cursors
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound
 from seglog.findings import block_damage, rot_damage
@@ -26,7 +27,6 @@ from seglog.format.names import SegmentName
 from seglog.intervals import Intervals
 from seglog.lock_file import LockFile
 from seglog.model import CursorReport, Damage, OffsetRange
-from seglog.opening import read_cursors
 from seglog.recovery import Ending
 from seglog.segment_reader import Block, SegmentReader
 from seglog.segment_writer import Mark

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from seglog.catalog import Catalog, by_id, by_offset
 from seglog.consumers.registry import LOCK_WAIT_SECONDS, Registry
+from seglog.cursor_files import read_cursors
 from seglog.errors import storage_error
 from seglog.format import layout as L
 from seglog.format.cursor_state import CursorState, Seen
@@ -21,7 +22,6 @@ from seglog.format.names import SegmentName
 from seglog.gauge import Gauge
 from seglog.intervals import Intervals
 from seglog.model import CompactReport, PinnedSegment
-from seglog.opening import read_cursors
 
 logger = logging.getLogger("seglog")
 

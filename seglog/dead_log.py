@@ -16,6 +16,7 @@ from seglog.clock import Clock
 from seglog.compact import compact
 from seglog.consumers.cursor import Cursor, advanced
 from seglog.consumers.registry import Registry
+from seglog.cursor_files import read_cursors
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DeadLetterWriteFailed, DiskFull, LogFull, LogLocked, SeglogError, StorageError
 from seglog.format import layout as L
@@ -26,7 +27,7 @@ from seglog.format.names import CURSORS, DEAD, DELETED
 from seglog.group_commit import Ticket
 from seglog.intervals import Intervals
 from seglog.model import Gap
-from seglog.opening import Opened, open_for_writing, read_cursors
+from seglog.opening import Opened, open_for_writing
 from seglog.options import KIB, MIB, RECORD_BYTES_MAX, LogOptions
 from seglog.reader import Run, Scan
 from seglog.view import View

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from seglog.appender import Appender
+from seglog.cursor_files import read_cursors
 from seglog.errors import LogClosed, LogFull, storage_errors
 from seglog.format import layout as L
 from seglog.format.cursor_state import Seen
@@ -22,7 +23,6 @@ from seglog.format.meta_state import RemovedRange
 from seglog.format.names import CURSORS
 from seglog.gauge import Gauge
 from seglog.group_commit import Ticket
-from seglog.opening import read_cursors
 from seglog.options import LogOptions
 from seglog.source import Source
 

@@ -8,20 +8,22 @@ again gives the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from seglog.appender import Appender, first_header
 from seglog.catalog import Catalog, Meta
 from seglog.clock import Clock
 from seglog.continuation import JUMP, Continuation, Target, behind_unreadable, missing_segments, without_segments
+from seglog.cursor_files import read_cursors
 from seglog.disk.base import Directory, Disk
 from seglog.errors import DamageFound, SeglogError, UnsupportedVersion
 from seglog.findings import block_damage, refusal, rot_damage
 from seglog.format import layout as L
 from seglog.format import names as N
-from seglog.format.cursor_state import CursorState, Seen, decode_cursor
+from seglog.format.cursor_state import CursorState, Seen
 from seglog.format.meta_state import MetaState
 from seglog.lock_file import WAITING_ERRNOS, LockFile
 from seglog.model import Damage, OffsetRange, OpenReport
@@ -29,7 +31,6 @@ from seglog.options import LogOptions
 from seglog.recovery import Action, Ending, Situation, Verdict, decide
 from seglog.segment_reader import Block, SegmentReader
 from seglog.segment_writer import Mark, SegmentWriter, StoredBatch
-from seglog.slot_file import SlotFile
 from seglog.tail import Tail, examine
 from seglog.view import check_is_log, id_from_segments
 
@@ -60,30 +61,6 @@ class Opened:
             handles.callback(self.appender.abandon)
 
 
-def read_cursors(cursors: Directory, log_id: bytes | None = None) -> dict[str, CursorState | None]:
-    """Every cursor file's state by consumer name; None where it does not read back, or is another log's."""
-    found: dict[str, CursorState | None] = {}
-    for entry in cursors.list():
-        name = entry.removesuffix(N.CURSOR_SUFFIX)
-        if name == entry:
-            continue
-        try:
-            file = cursors.open(entry)
-        except FileNotFoundError:
-            continue  # removed since it was listed
-        try:
-            slots = SlotFile(file, kind=L.KIND_CURSOR, log_id=log_id or bytes(16), slot_bytes=L.CURSOR_SLOT_BYTES)
-            payload = slots.load()
-            ours = log_id is None or slots.log_id == log_id
-            state = decode_cursor(payload) if payload is not None and ours else None
-        except ValueError:
-            state = None
-        finally:
-            file.close()
-        found[name] = state if state is not None and state.name == name else None
-    return found
-
-
 def open_for_writing(
     disk: Disk,
     clock: Clock,
@@ -104,10 +81,10 @@ def open_for_writing(
             opened.append(root.directory(name, create=name not in entries))
         segments, cursors = opened
         _remove_temporary(root, segments)
-        _sync_names(root, segments, cursors)
+        named = _postponed(lambda: _sync_names(root, segments, cursors)) is None
         catalog = Catalog(segments)
         catalog.hint = lock.hint
-        return _Opening(disk, clock, root, segments, cursors, lock, catalog, options).run(created)
+        return _Opening(disk, clock, root, segments, cursors, lock, catalog, options, named).run(created)
     except BaseException:
         with suppress(OSError), ExitStack() as handles:  # the first error is the one to tell
             handles.callback(lock.close)
@@ -120,22 +97,25 @@ def _remove_temporary(*directories: Directory) -> None:
     for directory in directories:
         for entry in directory.list():
             if N.is_temporary(entry):
-                try:
-                    directory.unlink(entry)
-                except OSError as error:
-                    if error.errno not in WAITING_ERRNOS:
-                        raise
+                _postponed(partial(directory.unlink, entry))
 
 
 def _sync_names(root: Directory, segments: Directory, cursors: Directory) -> None:
     """Whoever made these names may have died before syncing them: nothing is acknowledged on top of that."""
+    for directory in (segments, cursors, root):
+        directory.sync()
+    root.sync_parents()
+
+
+def _postponed(work: Callable[[], object]) -> OSError | None:
+    """Do it; why not, if that has to wait until the disk takes writes again."""
     try:
-        for directory in (segments, cursors, root):
-            directory.sync()
-        root.sync_parents()
+        work()
     except OSError as error:
         if error.errno not in WAITING_ERRNOS:
             raise
+        return error
+    return None
 
 
 class _Opening:
@@ -151,8 +131,10 @@ class _Opening:
         lock: LockFile,
         catalog: Catalog,
         options: LogOptions,
+        named: bool,
     ) -> None:
         self.root, self.segments, self.cursors = root, segments, cursors
+        self.named = named  # the names that were found are synced
         self.lock, self.catalog, self.clock, self.options = lock, catalog, clock, options
         self.boot_id = disk.boot_id()
         self.states: dict[str, CursorState | None] = {}
@@ -246,12 +228,13 @@ class _Opening:
         )
         appender.next_offset = target.base
 
-        def recover() -> SegmentWriter:
-            if verdict.action is Action.CONTINUE:
-                return self._continue(segment, tail, appender)
-            return self._succeed(segment, tail, target, appender)
-
-        appender.recover = recover
+        goes_on = verdict.action is Action.CONTINUE
+        self._recovers(
+            appender,
+            lambda: (
+                self._continue(segment, tail, appender) if goes_on else self._succeed(segment, tail, target, appender)
+            ),
+        )
         self._try(appender, marked=tail.ending is Ending.CLOSED)
         return appender
 
@@ -271,12 +254,19 @@ class _Opening:
         refused = refusal(self.damage, self.missing, self.suspect) if self.options.strict else None
         if refused is not None:
             raise refused  # before anything is written: the next strict opening shall find it, too
-        try:
-            appender.ready(marked=marked)
-        except OSError as error:
-            if error.errno not in WAITING_ERRNOS:
-                raise
+        if (error := _postponed(lambda: appender.ready(marked=marked))) is not None:
             logger.warning("opened for reading; appends wait until the disk takes writes again (%s)", error)
+
+    def _recovers(self, appender: Appender, make: Callable[[], SegmentWriter]) -> None:
+        """What is to be done before the first append."""
+
+        def recover() -> SegmentWriter:
+            if not self.named:
+                _sync_names(self.root, self.segments, self.cursors)
+                self.named = True
+            return make()
+
+        appender.recover = recover
 
     # -- what is known
 
@@ -404,7 +394,7 @@ class _Opening:
             self.clean = False
             self.missing.append(OffsetRange(0 if state is None else state.start_offset, target.base - 1))
         appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, target.base), target.base)
-        appender.recover = lambda: appender.succeed(header, ())
+        self._recovers(appender, lambda: appender.succeed(header, ()))
         if target.lost_segments:
             self._try(appender)
         else:
@@ -421,7 +411,7 @@ class _Opening:
         appender = self._appender(log_id, Seen(name.segment_id, L.DATA_START, name.base_offset), name.base_offset)
         header = appender.header_after(lost, Mark(max(size, L.DATA_START), base), reason="missing")
         header = header._replace(predecessor=header.predecessor._replace(salt=0) if header.predecessor else None)
-        appender.recover = lambda: appender.succeed(header, ())
+        self._recovers(appender, lambda: appender.succeed(header, ()))
         self._try(appender)
         logger.error("%s", error)
         return appender

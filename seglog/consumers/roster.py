@@ -17,6 +17,7 @@ from seglog.consumers.cursor import Cursor, read_note
 from seglog.consumers.registry import Registry
 from seglog.consumers.retry import RetryPolicy
 from seglog.consumers.standing import standing
+from seglog.cursor_files import read_cursors
 from seglog.disk.base import Directory
 from seglog.errors import InvalidOption, LogClosed, NotALog, StorageError, UnknownConsumer, storage_error
 from seglog.format.cursor_state import CursorState
@@ -24,7 +25,6 @@ from seglog.format.layout import SEGMENT_RECORDS_MAX
 from seglog.format.names import CURSORS, META
 from seglog.intervals import Intervals
 from seglog.model import ConsumerStats, Gap, Start
-from seglog.opening import read_cursors
 from seglog.options import consumer_name, whole
 from seglog.source import Source
 

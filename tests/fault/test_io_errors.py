@@ -365,3 +365,17 @@ def test_p9_f43_a_log_that_is_made_on_a_full_disk_is_not_half_made() -> None:
     with place.open() as log:
         assert log.report.missing == ()
         assert log.append(b"the first") == 0
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_p9_names_that_could_not_be_synced_when_opening_are_before_the_first_append(error: int) -> None:
+    """A process that was killed in a rotation may have left the name of the segment in memory only."""
+    disk, place, log = opened(lambda operation, name: False)
+    log.close()
+    disk.arm(Fault(1, error), match=lambda operation, name: (operation, name) == ("sync_directory", "segments"))
+    disk.calls.clear()
+    with place.open() as log:
+        assert disk.failed == [("sync_directory", "segments")]
+        log.append(b"acknowledged")
+    tried = [number for number, call in enumerate(disk.calls) if call == ("sync_directory", "segments")]
+    assert tried[1] < next(number for number, call in enumerate(disk.calls) if sync_of_segment(*call))
