@@ -24,7 +24,7 @@ def one(folder: Path, *lines: str) -> Route:
 
 
 def test_what_is_not_said_is_as_on_the_command_line(tmp_path: Path) -> None:
-    assert one(tmp_path) == Route("spool", Path("spool"), "stdout:", files=(None,) * 5)
+    assert one(tmp_path) == Route("spool", Path("spool"), "stdout:", files=(None,) * 7)
 
 
 def test_every_key_has_its_value(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_every_key_has_its_value(tmp_path: Path) -> None:
             format="envelope",
             headers={"B": "own"},
             content_encoding="gzip",
-            files=(None,) * 5,
+            files=(None,) * 7,
         )
     ]
 
