@@ -390,8 +390,9 @@ class Forwarder:
     def _give_back(self) -> None:
         in_hand = [message for part in self._parts for message in part]
         self._parts.clear()
-        self._under_way.clear()
-        self._asked = False  # what became of it, the next run asks
+        if self._under_way:
+            self._under_way.clear()
+            self._asked = False  # what became of it, the next run asks
         if in_hand:
             with contextlib.suppress(LogClosed):  # closing has given them back already
                 self._consumer.nack(*in_hand, delay=0)

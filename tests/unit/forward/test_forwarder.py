@@ -179,6 +179,22 @@ def test_what_is_left_of_a_run_that_ended_confirms_nothing_in_the_next(clock: Fa
     assert set(consumer.acked()) <= set(far_end.accepted), "acknowledged, and not there"
 
 
+def test_a_run_that_ended_well_leaves_nothing_to_be_asked_of_the_far_end(clock: FakeClock) -> None:
+    class Asked(Several):
+        asked = 0
+
+        def resume_point(self) -> int | None:
+            self.asked += 1
+            return super().resume_point()
+
+    consumer, far_end = FakeConsumer([b"x"] * 80, clock), Asked()
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    for _ in range(3):
+        forwarder.run(once=True)
+        consumer.feed([message(100 + len(far_end.accepted))])
+    assert far_end.asked == 1
+
+
 @pytest.mark.parametrize("said", [0, 4, None, "1"])
 def test_a_finish_that_says_what_cannot_be_is_a_fault_of_the_sink(clock: FakeClock, said: Any) -> None:
     class Says(Several):
