@@ -149,9 +149,9 @@ def _fields(message: Message[Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {"id": message.id, "time": str(message.time_ns // 1_000_000)}
     if message.key is not None:
         fields["key"] = message.key
-    # A name may have half a surrogate pair, which is no UTF-8.
-    named = ((name.encode("utf-8", "replace").decode(), value) for name, value in message.headers.items())
-    fields.update((f"header:{name}", value) for name, value in named)
+    for name, value in message.headers.items():
+        # A name may have half a surrogate pair, which is no UTF-8.
+        fields[f"header:{name.encode('utf-8', 'replace').decode()}"] = value
     fields["payload"] = message.payload
     return fields
 
