@@ -72,7 +72,8 @@ def open_log(
         disk, clock: for tests.
 
     Raises InvalidOption, NotALog, LogNotFound (mode "r"), LogLocked, UnsupportedVersion, DamageFound (strict),
-    StorageError. An existing log opens whatever its bytes are.
+    StorageError. An existing log opens whatever its bytes are, also on a full disk; a new one is not made there
+    (DiskFull).
     """
     if sys.platform == "win32":
         raise NotImplementedError("seglog needs POSIX file locks and directory syncs; Windows is not supported yet")

@@ -262,6 +262,8 @@ def run_export(args: argparse.Namespace) -> int:
 def _write_new(path: str, lines: Iterable[bytes]) -> int:
     """How many went into a file that was not there. It and its name are synced: whoever purges next must have it."""
     folder, name = os.path.split(path)
+    if not name:
+        raise InvalidOption(f"-o {path!r}: expected the name of a new file")
     with contextlib.closing(LocalDisk().open(folder or ".", create=False)) as directory:
         with contextlib.closing(directory.open(name, create=True)) as file:
             count = position = 0

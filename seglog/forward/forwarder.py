@@ -74,8 +74,9 @@ class Forwarder:
             taken for a fault of the configuration, and everything is kept.
         patience: seconds without any progress after which `run` raises `SinkError`; None: never.
         batch_file: a file for this consumer alone, for sinks with `same_batches`: what a batch holds is made durable in
-            it before the batch is sent (one sync), and the next forwarder sends that batch as it was. None: after a
-            kill, the records may come in other batches. Its directory must be there.
+            it before the batch is sent (one sync), and the next forwarder sends that batch as it was. None, or
+            while the disk has no room for the file: after a kill, the records may come in other batches. Its directory
+            must be there.
         clock: where time and jitter come from.
 
     Raises:

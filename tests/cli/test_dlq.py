@@ -127,6 +127,13 @@ def test_export_to_stdout_and_to_a_file(cli: Cli, log: Path, tmp_path: Path) -> 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("written", ["", "{}/"])
+def test_an_export_needs_the_name_of_a_file(cli: Cli, log: Path, tmp_path: Path, written: str) -> None:
+    result = cli("dlq", "export", log, "-o", written.format(tmp_path))
+    assert result.returncode == exit_codes.USAGE
+    assert "expected the name of a new file" in one_line(result.stderr)
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_an_export_that_is_cut_short_has_failed(cli: Cli, log: Path, tmp_path: Path, unbuffered: str) -> None:
     whole = cli("dlq", "export", log).stdout

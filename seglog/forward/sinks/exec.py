@@ -7,7 +7,8 @@ output goes; the end of what it writes to standard error also stands in the dead
     0              confirmed
     65             refused (EX_DATAERR of sysexits.h): the batch is halved until the record is found
     78             configuration (EX_CONFIG): everything is kept; so it is when the command cannot be started
-    other          retried; so is a command that takes longer than `timeout` seconds, which is ended then
+    other          retried; so is a command that takes longer than `timeout` seconds and is ended then, also if it
+                   exits with 0 for that
 
 In its environment are SEGLOG_LOG_ID, SEGLOG_FIRST_OFFSET and SEGLOG_LAST_OFFSET, those of the first and of the last
 record of the batch. A batch whose run did not end with 0 comes again with the same records, also after we were killed
