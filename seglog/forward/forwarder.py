@@ -391,10 +391,9 @@ class Forwarder:
     def _give_back(self) -> None:
         in_hand = [message for part in self._parts for message in part]
         self._parts.clear()
-        if self._under_way:
-            self._under_way.clear()
-            self._asked = False  # what became of it, the next run asks
+        self._under_way.clear()
         if in_hand:
+            self._asked = False  # some of it may have been sent, as where an interrupt struck: the next run asks
             with contextlib.suppress(LogClosed):  # closing has given them back already
                 self._consumer.nack(*in_hand, delay=0)
 

@@ -179,6 +179,24 @@ def test_what_is_left_of_a_run_that_ended_confirms_nothing_in_the_next(clock: Fa
     assert set(consumer.acked()) <= set(far_end.accepted), "acknowledged, and not there"
 
 
+def test_after_an_interrupt_in_a_send_the_far_end_is_asked_first(clock: FakeClock) -> None:
+    class Interrupted(FarEnd):
+        def resume_point(self) -> int | None:
+            return len(self.accepted)
+
+        def send(self, batch: Batch) -> None:
+            super().send(batch)
+            if len(self.seen) == 2:
+                raise KeyboardInterrupt  # all of it was on its way
+
+    consumer, far_end = FakeConsumer([b"x"] * 30, clock), Interrupted()
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        forwarder.run(once=True)
+    forwarder.run(once=True)
+    assert far_end.accepted == list(range(30)) == consumer.acked()
+
+
 def test_a_run_that_ended_well_leaves_nothing_to_be_asked_of_the_far_end(clock: FakeClock) -> None:
     class Asked(Several):
         asked = 0
