@@ -51,7 +51,11 @@ def handler(store: Store) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             nonlocal requests
-            body = self.rfile.read(min(int(self.headers["Content-Length"]), BODY_BYTES_MAX))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(min(length, BODY_BYTES_MAX))
+            if len(body) < length:  # whoever sent it was killed meanwhile: it comes again, whole
+                self.close_connection = True
+                return
             with guard:
                 requests += 1
                 busy = requests in BUSY_AT_REQUESTS

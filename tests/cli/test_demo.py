@@ -6,9 +6,11 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from seglog.cli import main
 from seglog.demo import story
 from seglog.demo.account import Account, Balance
-from seglog.demo.collector import Store, key_offsets
+from seglog.demo.collector import Store, handler, key_offsets
 from seglog.demo.damage import Flip, flip_one_byte
 from seglog.demo.source import write_events
 from seglog.demo.story import Findings, problems_of
@@ -254,6 +256,24 @@ def test_a_killed_collector_forgets_half_a_line_only(tmp_path: Path) -> None:
     path.write_bytes(b"0\ta\n1\tb")
     Store(path).add([1, 2], [b"b", b"c"])
     assert path.read_bytes() == b"0\ta\n1\tb\n2\tc\n"
+
+
+@pytest.mark.parametrize("sent", [b"", b"b\n", b"b\nc"])
+def test_the_collector_lets_go_of_a_request_that_broke_off(
+    tmp_path: Path, sent: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The forwarder was killed while it sent this, and sends all of it again."""
+    head = "POST / HTTP/1.1\r\nIdempotency-Key: 5eed:1-2\r\nContent-Length: 4\r\n\r\n"
+    with (
+        HTTPServer(("127.0.0.1", 0), handler(Store(tmp_path / "received"))) as server,
+        socket.create_connection(("127.0.0.1", server.server_port), 10) as broken,
+    ):
+        broken.sendall(head.encode() + sent)
+        broken.shutdown(socket.SHUT_WR)
+        server.handle_request()
+        assert broken.recv(1) == b"", "it was answered"
+    assert (tmp_path / "received").read_bytes() == b""
+    assert capsys.readouterr().err == "", "nor is it an error that people should see"
 
 
 def test_events_are_real_text_and_no_two_are_the_same(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ def test_p5_lines_that_do_not_say_which_they_are_arrive_once_too(tmp_path: Path)
             log.append_many(new)
             payloads += new
             target = len(payloads) - dice.randrange(1, 400)
-            wait_until(lambda target=target: written(out).count(b"\n") >= target, what=forwarder.said())  # type: ignore[misc]
+            wait_until(lambda target=target: written(out).count(b"\n") >= target, what=forwarder.stuck)  # type: ignore[misc]
             forwarder.end()
             if life == 2:
                 (tmp_path / "log" / "cursors" / "forward.cursor").unlink()
             forwarder.start()
-        wait_until(lambda: log.consumers()["forward"].lag_records == 0, what=forwarder.said())
+        wait_until(lambda: log.consumers()["forward"].lag_records == 0, what=forwarder.stuck)
         assert written(out).splitlines() == payloads
         assert len(list(tmp_path.glob("out.0*.ndjson"))) > 3
 

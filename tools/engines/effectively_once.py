@@ -73,7 +73,7 @@ class Forwarding:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}  # see `stuck`
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=log, env=environment)
 
@@ -84,8 +84,13 @@ class Forwarding:
             process.send_signal(number)
             process.wait(60)
 
+    def stuck(self) -> str:
+        """Ends it, and returns what it said until then, and where each of its threads was."""
+        self.end(signal.SIGABRT)
+        return self.said()
+
     def said(self) -> str:
-        return self._log.read_text("utf-8", "replace")[-2000:] if self._log.exists() else ""
+        return self._log.read_text("utf-8", "replace")[-10_000:] if self._log.exists() else ""
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def trial(
             forwarder.start()
         log.append_many([payload(n) for n in range(number, number + CHUNK_RECORDS)])
         number += CHUNK_RECORDS
-        wait_until(lambda: _lag(log) == 0, 120, f"it is not forwarded: {forwarder.said()}")
+        wait_until(lambda: _lag(log) == 0, 120, lambda: f"it is not forwarded: {forwarder.stuck()}")
         found = [(one.id, one.payload) for one in engine.arrived(target)]
         expected = [(message.id, message.payload) for message in log.read()]
     assert len(expected) == number
@@ -158,5 +163,5 @@ def _wait_for_work(log: seglog.Log[bytes], dice: random.Random, forwarder: Forwa
         stats = log.consumers().get("forward")
         return stats is not None and stats.watermark >= at
 
-    wait_until(reached, 60, f"nothing is forwarded: {forwarder.said()}")
+    wait_until(reached, 60, lambda: f"nothing is forwarded: {forwarder.stuck()}")
     time.sleep(dice.random() * 0.01)

@@ -46,7 +46,11 @@ def handler(store: Store) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:  # whoever sent it was killed meanwhile: it must not be kept under its key
+                self.close_connection = True
+                return
             self.send_response(store.keep(self.headers["Idempotency-Key"], body.decode("latin-1").splitlines()))
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -79,7 +79,7 @@ class Otlp(Engine):
         record = {"resourceLogs": [{"scopeLogs": [{"logRecords": logs}]}]}
         assert self._ask("POST", "/v1/logs", json.dumps(record)) == http.HTTPStatus.OK
         shown = self.folder / "server.log"
-        wait_until(lambda: f"Body: Str({mark})".encode() in shown.read_bytes(), what=f"{mark} is not printed")
+        wait_until(lambda: f"Body: Str({mark})".encode() in shown.read_bytes(), what=lambda: f"{mark} is not printed")
         return [one for match in _RECORD.finditer(shown.read_bytes().decode()) if (one := _arrived(*match.groups()))]
 
 

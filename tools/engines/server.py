@@ -158,7 +158,9 @@ class Engine:
         process = self._running()
         os.killpg(process.pid, signal.SIGSTOP)
         # The signal alone is late: some thread of it may still answer.
-        wait_until(lambda: os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is not None, what="it goes on")
+        wait_until(
+            lambda: os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is not None, what=lambda: "it goes on"
+        )
 
     def go_on(self) -> None:
         os.killpg(self._running().pid, signal.SIGCONT)
@@ -190,9 +192,11 @@ def running(engine: Engine) -> Iterator[Engine]:
         engine.stop()
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60.0, what: str = "it did not happen") -> None:
-    """Bounded."""
+def wait_until(
+    condition: Callable[[], bool], seconds: float = 60.0, what: Callable[[], str] = lambda: "it did not happen"
+) -> None:
+    """Bounded; `what` is asked when the time is over."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, what()
         time.sleep(0.01)
