@@ -30,7 +30,8 @@ needs, as in pip install 'seglog[http]':
   amqp-stream://HOST/STREAM …+tls://…    rabbitmq  a stream of RabbitMQ
   file:PATH exec:COMMAND stdout:         -         here
 
-Passwords of engines come from the URL, a file (?password_file=FILE), or SEGLOG_SINK_PASSWORD.
+User and password come from the URL, from SEGLOG_SINK_USER and SEGLOG_SINK_PASSWORD, or, but for http, the password from
+a file (?password_file=FILE). For http and otlp, a password without a user is a Bearer token.
 
 A record is acknowledged after the far end confirmed it: at least once, in order. What the far end refuses for good
 (HTTP 400, 413, 422) goes to the dead-letter queue; anything else is kept and tried again, with growing pauses. SIGTERM

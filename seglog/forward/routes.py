@@ -26,7 +26,7 @@ from seglog import options
 from seglog.errors import InvalidOption
 from seglog.forward.bounds import beside_cursor
 from seglog.forward.forwarder import Forwarder, Source
-from seglog.forward.sinks import SINKS, open_sink
+from seglog.forward.sinks import open_sink
 from seglog.forward.sinks.base import Sink
 
 DEFAULT_CONSUMER = "forward"
@@ -84,8 +84,7 @@ class Route:
         """A new one. Nothing is contacted yet. Raises InvalidOption."""
         url = self.to
         if self.password_file is not None:
-            place = SINKS.get(url.partition(":")[0].lower())
-            if "://" not in url or (place is not None and "headers" in place.takes):
+            if "://" not in url or url.partition(":")[0].lower() in ("http", "https"):  # their options are not ours
                 raise InvalidOption("takes no password_file; over HTTP, a request header says who we are")
             url += f"{'&' if '?' in url else '?'}password_file={urllib.parse.quote(self.password_file, safe='/')}"
         return open_sink(

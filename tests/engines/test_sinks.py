@@ -111,7 +111,7 @@ def test_what_the_server_refuses_is_a_dead_letter_and_the_rest_is_delivered(engi
         pytest.skip("it refuses nothing")
     engine.start()
     engine.prepare(TARGET)
-    with seglog.open(":memory:") as log:
+    with seglog.open(":memory:", max_record_bytes=engine.too_large) as log:
         log.append_many([b"a", b"b"])
         refused = log.append(b"x" * engine.too_large)
         log.append_many([b"c", b"d"])

@@ -1,7 +1,7 @@
 """rotel, a collector for OpenTelemetry in one process. What it takes it prints, and that is read back.
 
 It answers first, then prints, and keeps nothing. So that what it answered for is not lost with it, which would not be
-the sink's doing, it is asked to end where others are killed.
+the sink's doing, it is asked to end where others are killed. Where TLS or users are wanted, nginx stands before it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+from tools.engines.front import Front
 from tools.engines.server import START_SECONDS, Arrived, Engine, free_port, wait_until
 
 _RECORD = re.compile(
@@ -29,10 +30,14 @@ class Otlp(Engine):
     modules = ("rotel", "opentelemetry.proto")
     restarted = "asked to end, and started again"
     dedupes = False  # the protocol has no keys, and a collector cannot be asked what it has
-    insecure = "rotel has no TLS for what it receives, and no users"
+    too_large = 24 << 20  # it takes requests of 20 MiB
+    insecure = (
+        f"rotel has no TLS for what it receives, and no users; before it: {Front.without()}" if Front.without() else ""
+    )
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self._front = Front(folder / "front", self.port)
         self._marks = itertools.count()
 
     def command(self) -> list[str]:
@@ -56,7 +61,25 @@ class Otlp(Engine):
         finally:
             connection.close()
 
+    def protect(self) -> None:
+        super().protect()
+        self._front.protect()
+
+    def encrypt(self) -> None:
+        self._front.encrypt()
+        self.certificate = self._front.certificate
+
+    @property
+    def _fronted(self) -> bool:
+        return self.protected or self.certificate is not None
+
+    def start(self) -> None:
+        super().start()
+        if self._fronted:
+            self._front.start()
+
     def kill(self) -> None:
+        self._front.kill()
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -69,7 +92,8 @@ class Otlp(Engine):
     stop = kill
 
     def url(self, target: str) -> str:
-        return f"otlp+http{'s' if self.certificate else ''}://127.0.0.1:{self.port}?service={target}"
+        port = self._front.port if self._fronted else self.port
+        return f"otlp+http{'s' if self.certificate else ''}://127.0.0.1:{port}?service={target}"
 
     def arrived(self, target: str) -> list[Arrived]:
         """Waits for a record of our own, sent behind all others, to be printed."""

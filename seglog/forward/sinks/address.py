@@ -5,7 +5,7 @@
 Options that every engine takes: `password_file` (its first line is the password); with TLS also `ca`, `cert` and `key`
 (files of PEM; the key, which must not be encrypted, is in that of the certificate where none is named). Without a user
 or password in the URL, SEGLOG_SINK_USER and SEGLOG_SINK_PASSWORD of the environment count. Messages name an address by
-`Address.name`, which has no secret in it.
+`Address.name`, which has no secret in it. A URL of plain HTTP is not ours to this extent: see posting.py.
 """
 
 from __future__ import annotations
@@ -110,9 +110,14 @@ def parse(url: str, *, port: int, target: str, default: str = "", known: Collect
         raise InvalidOption(f"the URL needs {what}: expected {_shape(url, target)}")
     options = query(parts.query, {*COMMON, *known}, _shape(url, target))
     _tls_is_meant(parts.scheme.lower(), options)
+    return Address(parts.scheme.lower(), parts.hostname, given or port, path, *credentials(parts, options), options)
+
+
+def credentials(parts: urllib.parse.SplitResult, options: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """User and password, of the URL, a file that `options` name, or the environment. Raises InvalidOption."""
     user = _unquoted("user", parts.username) or _from_environment("SEGLOG_SINK_USER")
     password = _unquoted("password", parts.password) or _from_file(options) or _from_environment("SEGLOG_SINK_PASSWORD")
-    return Address(parts.scheme.lower(), parts.hostname, given or port, path, user, password, options)
+    return user, password
 
 
 def all_of_it(url: str) -> None:
@@ -179,7 +184,7 @@ def _from_environment(name: str) -> str | None:
     return text
 
 
-def _from_file(options: dict[str, str]) -> str | None:
+def _from_file(options: Mapping[str, str]) -> str | None:
     if "password_file" not in options:
         return None
     path = options["password_file"]

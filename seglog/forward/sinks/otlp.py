@@ -5,7 +5,7 @@
 A record becomes a LogRecord: its time; the payload as body, a string where it is UTF-8, else bytes; and the attributes
 `seglog.id`, `seglog.offset`, `seglog.key` and `seglog.header.NAME`, strings where they are UTF-8, else bytes. The
 prefix keeps a header from passing for an attribute that means something to others. Several records are one request, a
-protobuf with gzip. What is never done, and what each answer means, is in posting.py; credentials are request headers.
+protobuf with gzip. What is never done, what each answer means, and who we are, is in posting.py.
 
 Payloads that are encoded ExportLogsServiceRequests already, as an exporter spooled them, are sent as they are, a
 request each: all of them with `raw=1`, else those with the header `content-type: application/x-protobuf`. They are not
@@ -31,7 +31,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seglog.clock import Clock, SystemClock
-from seglog.errors import InvalidOption
 from seglog.forward.sinks import address
 from seglog.forward.sinks.base import SinkError, Verdict, missing
 from seglog.forward.sinks.encoding import encode_one
@@ -50,7 +49,8 @@ _PORT = 4318
 class OtlpSink:
     """Sends batches to one collector. See `seglog.forward.open_sink`.
 
-    Options of the URL: `service`, the resource's service.name (default: seglog); `raw=1`; and `ca`, `cert`, `key`.
+    Options of the URL: `service`, the resource's service.name (default: seglog); `raw=1`; `password_file`; and `ca`,
+    `cert`, `key`.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class OtlpSink:
             timeout=timeout,
             clock=clock,
             tls=at.tls() if at.scheme == "otlp+https" else None,
+            url_options=at.options,
         )
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
@@ -199,8 +200,6 @@ def _taken_apart(url: str) -> tuple[str, address.Address]:
     """The URL that is posted to, without the options; and the options. Raises InvalidOption."""
     at = address.parse(url, port=_PORT, target="a path", default=_PATH.removeprefix("/"), known=("service", "raw"))
     parts = urllib.parse.urlsplit(url)
-    if "password_file" in at.options:
-        raise InvalidOption("password_file: HTTP has none; send a request header, Authorization: …")
     netloc = parts.netloc if parts.port else f"{parts.netloc.removesuffix(':')}:{_PORT}"
     path = _PATH if parts.path in ("", "/") else parts.path
     return f"{at.scheme.removeprefix('otlp+')}://{netloc}{path}", at

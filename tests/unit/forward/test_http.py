@@ -494,6 +494,43 @@ def test_request_headers(collector: Collector, make_sink: Any) -> None:
     assert sent["x-u"] == "ü"
 
 
+ALICE = "Basic YWxpY2U6b3DDqW46L0A="  # alice:opén:/@
+
+
+@pytest.mark.parametrize(
+    ("who", "environment", "headers", "sent"),
+    [
+        ("", {}, {}, None),
+        ("alice:op%C3%A9n:%2F%40@", {}, {}, ALICE),
+        ("alice@", {"PASSWORD": "opén:/@"}, {}, ALICE),
+        ("", {"USER": "alice", "PASSWORD": "opén:/@"}, {}, ALICE),
+        ("bob@", {}, {}, "Basic Ym9iOg=="),
+        (":T0ken@", {}, {}, "Bearer T0ken"),
+        ("", {"PASSWORD": "T0ken"}, {}, "Bearer T0ken"),
+        ("alice:x@", {"PASSWORD": "T0ken"}, {"authorization": "Digest y"}, "Digest y"),
+    ],
+)
+def test_who_we_are(
+    collector: Collector,
+    make_sink: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    who: str,
+    environment: dict[str, str],
+    headers: dict[str, str],
+    sent: str | None,
+) -> None:
+    caplog.set_level(logging.DEBUG)  # of urllib3 as well
+    for name, value in environment.items():
+        monkeypatch.setenv(f"SEGLOG_SINK_{name}", value)
+    collector.answer = lambda request: Answer(401)
+    error = failure(make_sink(collector.url.replace("://", f"://{who}"), headers=headers))
+    assert collector.requests[0].headers.get("authorization") == sent
+    said = f"{error} {caplog.text}"
+    assert "POST" in said
+    assert not [secret for secret in (sent, "opén", "op%C3", "T0ken", "alice") if secret and secret in said]
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -531,7 +568,10 @@ def test_request_headers_that_cannot_be_meant(headers: dict[str, str]) -> None:
         "http://a b/",
         "http://host/a b",
         "http://host/\r\nX: y",
-        "http://user:hunter2@host/",
+        "http://us%3Aer:hunter2@host/",
+        "http://:hunter2%20and%20more@host/",
+        "http://user:hunter2%ff@host/",
+        "http://user:12?hunter2@host/",
         "http://user:hunter2/@host/",
         "http://user:hun/hunter2@host/",
         "http://user:12/hunter2@host/x",

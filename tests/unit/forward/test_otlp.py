@@ -419,9 +419,21 @@ def test_wrong_credentials_keep_everything(
     assert "wr0ng" not in caplog.text
 
 
+@pytest.mark.parametrize(("user", "sent"), [("", "Bearer sesame"), ("alice@", "Basic YWxpY2U6c2VzYW1l")])
+def test_who_we_are_from_a_file(collector: Collector, tmp_path: Path, user: str, sent: str) -> None:
+    (tmp_path / "secret").write_text("sesame\n")
+    url = collector.url.replace("://", f"://{user}")
+    sink = open_sink(f"otlp+{url}?password_file={tmp_path / 'secret'}")
+    sink.send(batch(1))
+    assert collector.requests[0].headers["authorization"] == sent
+    assert "?" not in collector.requests[0].path
+    sink.close()  # type: ignore[attr-defined]  # this one has it
+
+
 @pytest.mark.parametrize(
     ("url", "where"),
     [
+        ("otlp+http://alice:sesame@collector", "http://collector:4318/v1/logs"),
         ("otlp+http://collector", "http://collector:4318/v1/logs"),
         ("otlp+https://collector/?raw=1", "https://collector:4318/v1/logs"),
         ("otlp+http://[::1]:80/x%20y/v1/logs?service=a", "http://[::1]:80/x%20y/v1/logs"),
@@ -441,7 +453,7 @@ def test_where_it_goes(url: str, where: str) -> None:
         "otlp+http://",
         "otlp+http://host:0",
         "otlp+http://host:x",
-        "otlp+http://alice:hunter2@host",
+        "otlp+http://al%3Aice:hunter2@host",
         "otlp+http://alice:12/hunter2@host",
         "otlp+http://host?raw=2",
         "otlp+http://host?password_file=/nowhere",
