@@ -304,8 +304,8 @@ class Delivery(Generic[T]):
         """Those from where we are up to `stop`; what is expired, not yet due or undecodable is dealt with here."""
         origin, first = self._source.origin, self._at
         if not (run.extended or origin.serializer is not None or self._cursor.attempts or self._waiting.any_failed):
-            made = plain_messages(first, run.records[first - run.first : stop - run.first], run.time_ns, origin)
-            haul.add_all(made)
+            payloads = run.records[first - run.first : stop - run.first]
+            haul.add_all(plain_messages(first, payloads, run.time_ns, origin), payloads)
             self._fly(first, stop)
             self._at = stop
             return

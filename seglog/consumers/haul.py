@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Generic, TypeVar
 
 from seglog.model import Message
@@ -13,7 +12,6 @@ T = TypeVar("T")
 
 NO_LIMIT = 1 << 62  # bytes
 
-_PAYLOAD = attrgetter("payload")
 _AT_ONCE = 64  # sizes that are added up without a step of Python for each
 
 
@@ -38,16 +36,17 @@ class Haul(Generic[T]):
         self.messages.append(message)
         self.room -= len(message.payload)
 
-    def add_all(self, messages: list[Message[T]]) -> None:
+    def add_all(self, messages: list[Message[T]], payloads: list[bytes]) -> None:
+        """`payloads`: theirs."""
         self.messages += messages
         if self.room < NO_LIMIT:
-            self.room -= sum(map(len, map(_PAYLOAD, messages)))
+            self.room -= sum(map(len, payloads))
 
     def fitting(self, run: Run, first: int, stop: int) -> int:
         """Up to which offset the run's records fit, from `first` on."""
-        if self.room == NO_LIMIT:
-            return stop
         room = self.room
+        if room == NO_LIMIT or sum(map(len, run.records[first - run.first : stop - run.first])) <= room:
+            return stop
         for begin in range(first, stop, _AT_ONCE):
             end = min(begin + _AT_ONCE, stop)
             sizes = list(map(len, run.records[begin - run.first : end - run.first]))

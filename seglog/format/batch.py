@@ -211,10 +211,7 @@ def split_records(header: BatchHeader, data: bytes, start: int = 0) -> list[byte
         raise BadFrame("the table of lengths passes the end of the body")
     if count == 1:
         return [raw[at:end]]
-    records = []
-    for length in words(count).unpack_from(raw, table):
-        records.append(raw[at : at + length])
-        at += length
+    records = [raw[at : (at := at + length)] for length in words(count).unpack_from(raw, table)]
     if at != end:
         raise BadFrame("the lengths do not add up to the body")
     return records

@@ -123,7 +123,9 @@ class Forwarder:
         self._batch_file = batch_file if getattr(sink, "same_batches", False) else None
         self._bounds: Bounds | None = None
         self._parts: deque[Batch] = deque()  # in hand: received, neither confirmed nor refused, in order
+        self._waiting = 0  # at least, if nobody else takes them: records to be received
         self._under_way: deque[int] = deque()  # of so many of these, from the first on: how many records were sent
+        self._arrived: list[Batch] = []  # the far end has these; not acknowledged yet
         self._stopped = False
         self._attached = False
         self._asked = False  # since the last send that failed
@@ -209,7 +211,9 @@ class Forwarder:
 
     def _receive(self, limit: int, max_bytes: int, timeout: float) -> Batch:
         self._alive_at = self._clock.monotonic()
-        return self._consumer.receive_many(limit, timeout=timeout, max_bytes=max_bytes)
+        batch = self._consumer.receive_many(limit, timeout=timeout, max_bytes=max_bytes)
+        self._waiting -= len(batch)
+        return batch
 
     def _deliver(self) -> None:
         """Send the first part in hand, once, and do what follows from the outcome."""
@@ -221,6 +225,7 @@ class Forwarder:
             self._begin_more()
             batches = self._finish_one() if self._under_way[0] else 0
         except Exception as error:
+            self._acknowledge()
             self._failures += 1
             others = sum(map(bool, self._under_way)) > 1
             self._under_way.clear()
@@ -237,8 +242,9 @@ class Forwarder:
         if not self._asked or self._stopped or self._alone:
             return
         while len(self._parts) < self._most_under_way:
-            in_hand = sum(map(len, self._parts))
-            if len(self._consumer) < in_hand + self._batch_records:
+            if self._waiting < self._batch_records:  # so many there were when we asked: asking takes its time
+                self._waiting = len(self._consumer) - sum(map(len, itertools.chain(self._arrived, self._parts)))
+            if self._waiting < self._batch_records:
                 return
             more = self._receive(self._batch_records, self._batch_bytes, 0.0)
             if not more:
@@ -292,14 +298,22 @@ class Forwarder:
             batches -= bool(records)
             parts, sent = parts + 1, sent + records
             self._sent_batches += bool(records)
-        self._consumer.ack(*itertools.chain(*itertools.islice(self._parts, parts)))
         for _ in range(parts):
-            self._parts.popleft()
+            self._arrived.append(self._parts.popleft())
             self._under_way.popleft()
             self._alone = max(0, self._alone - 1)
         self._sent_records += sent
         self._refused_in_a_row = 0
         self._trouble.is_over()
+        # Each acknowledgement costs a sync. While more is under way it may cover several batches: what of it a crash
+        # forgets, the far end says that it has.
+        if not self._under_way or len(self._arrived) >= _UNDER_WAY:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        if self._arrived:
+            self._consumer.ack(*itertools.chain(*self._arrived))
+            self._arrived.clear()
 
     def _not_yet_there(self, part: Batch) -> Batch:
         """Without what the far end says it has. Asked here, because the far end may be away, like for any send."""
@@ -389,7 +403,8 @@ class Forwarder:
             delay -= nap
 
     def _give_back(self) -> None:
-        in_hand = [message for part in self._parts for message in part]
+        in_hand = list(itertools.chain(*self._arrived, *self._parts))
+        self._arrived.clear()
         self._parts.clear()
         self._under_way.clear()
         if in_hand:

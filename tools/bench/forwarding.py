@@ -47,7 +47,8 @@ def _compared(engine: Engine, directory: Path, sizes: Sizes) -> Result:
         publish = ended.enter_context(PUBLISHERS[type(engine)](engine, "theirs"))
         forwarder = Forwarder(consumer, sink, batch_records=BATCH_RECORDS)
         for number in range(sizes.forward_rounds + 1):  # the first is to get warm
-            log.append_many([PAYLOAD] * count)
+            for _ in range(0, count, BATCH_RECORDS):
+                log.append_many([PAYLOAD] * BATCH_RECORDS)
             begun = time.perf_counter()
             forwarder.run(once=True)
             between = time.perf_counter()

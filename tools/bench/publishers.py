@@ -48,7 +48,9 @@ def kafka(engine: Any, target: str) -> Iterator[Publish]:
     def publish(first: int, count: int) -> None:
         for number in range(first, first + count):
             identity = [("seglog-id", f"{LOG_ID}:{number}".encode())]
-            producer.produce(target, PAYLOAD, partition=0, timestamp=TIME_MS, headers=identity, on_delivery=reported)
+            producer.produce(
+                target, PAYLOAD, None, 0, reported, timestamp=TIME_MS, headers=identity
+            )  # as the sink does
         assert producer.flush(30) == 0
 
     yield publish

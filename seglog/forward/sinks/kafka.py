@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from seglog import options
 from seglog.clock import Clock, SystemClock
@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 _BYTES_MAX = 100_000_000  # a broker hangs up without a word on requests above its socket.request.max.bytes, 100 MiB
 _HEADER_BYTES = 16  # what the lengths of one header take, at most
 _SLICE_SECONDS = 0.1
-
-# A batch is looked at without a step of Python for each message.
-_OFFSET, _PAYLOAD, _EXTRAS = attrgetter("offset"), attrgetter("payload"), attrgetter("extras")
+_LOOK_SECONDS = 0.001
 
 
 class KafkaSink:
@@ -111,14 +109,16 @@ class KafkaSink:
     def begin(self, batch: Sequence[Message[Any]]) -> None:
         """All of it is given to the producer. Raises SinkError if a record is too large, or the time is over."""
         deadline = self._deadline()
-        if any(map(_EXTRAS, batch)) or max(map(len, map(_PAYLOAD, batch)), default=0) > self._max_bytes:
-            self._refuse_what_is_too_large(batch)
-        if min(map(_OFFSET, batch), default=0) <= self._newest:
-            batch = [message for message in batch if not self._is_there(message, deadline)]
         if self._writer is None:
-            self._writer = _Writer(self._library, self._writing, self._at.target, self._partition, self._clock)
+            place = self._at.target, self._partition
+            self._writer = _Writer(self._library, self._writing, place, self._max_bytes, self._clock)
         writer = self._writer
-        self._newest, whole = writer.write(batch, self._newest, deadline)
+        try:
+            self._newest, whole = writer.write(batch, self._newest, partial(self._is_there, deadline), deadline)
+        except _TooLarge as error:
+            if not writer.store(writer.given, deadline):  # those before it
+                raise self._trouble(writer, deadline) from None
+            self._refuse(batch, error.offset)
         if not whole:
             raise self._trouble(writer, deadline)
         self._begun.append(writer.given)
@@ -148,21 +148,18 @@ class KafkaSink:
         if writer is not None:
             writer.abandon()
 
-    def _refuse_what_is_too_large(self, batch: Sequence[Message[Any]]) -> None:
-        for message in batch:
-            if _size(message) > self._max_bytes:
-                what = f"{message.id} has more than the {self._max_bytes} bytes that are sent"
-                raise SinkError(what, verdict=Verdict.REFUSED)
+    def _refuse(self, batch: Sequence[Message[Any]], offset: int) -> NoReturn:
+        at = [message.offset for message in batch].index(offset)
+        what = f"{batch[at].id} has more than the {self._max_bytes} bytes that are sent"
+        raise SinkError(what, verdict=Verdict.REFUSED, confirmed=batch[:at], refused=batch[at : at + 1])
 
-    def _is_there(self, message: Message[Any], deadline: float) -> bool:
+    def _is_there(self, deadline: float, offset: int) -> bool:
         """A message that was delayed is sent although the far end has later ones; only looking tells if it has it."""
-        if message.offset > self._newest:
-            return False
         if self._end is not None:
             with self._reader(deadline) as reader:
                 self._late = reader.offsets(self._end, self._log_id)
             self._end = None
-        return message.offset in self._late
+        return offset in self._late
 
     @contextmanager
     def _reader(self, deadline: float) -> Iterator[Reader]:
@@ -194,88 +191,127 @@ class KafkaSink:
         return SinkError(f"{self._name}: no answer within {self._timeout:g} s")
 
 
+class _TooLarge(Exception):
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
 class _Writer:
     """One producer. Its messages are written in the order of the calls, and none behind one that failed."""
 
-    def __init__(self, library: Any, settings: dict[str, Any], topic: str, partition: int, clock: Clock) -> None:
+    def __init__(
+        self, library: Any, settings: dict[str, Any], place: tuple[str, int], max_bytes: int, clock: Clock
+    ) -> None:
         self.heard = Heard()
         self.failed: KafkaError | None = None
         self._producer = library.Producer({**settings, "error_cb": self.heard}, logger=self.heard)
         self._error: type[Exception] = library.KafkaException
-        self._topic, self._partition = topic, partition
+        self._topic, self._partition = place
+        self._max_bytes = max_bytes
         self._clock = clock
-        self.given = self.stored = self._reported = 0  # messages
+        self.given = self.stored = 0  # messages, from the first on; behind one that failed there may be a hole
+        # Errors are reported into this, with the first message of each, without a step of Python: an interrupt that
+        # struck in there would lose one.
+        self._errors: dict[KafkaError, object] = {}
 
-    def write(self, batch: Sequence[Message[Any]], newest: int, deadline: float) -> tuple[int, bool]:
+    def write(
+        self, batch: Sequence[Message[Any]], newest: int, is_there: Callable[[int], bool], deadline: float
+    ) -> tuple[int, bool]:
         """Gives them to the producer. Returns the highest offset that it has with these, and whether it has them all.
 
-        Not all, if there was no room for too long, or there is no point in it any more.
+        Not all, if there was no room for too long, or there is no point in it any more. Raises _TooLarge, with those
+        before that one given. `newest`: the highest that was given before; `is_there` is asked for what is below it.
         """
-        give, topic, partition = self._producer.produce, self._topic, self._partition
-        done = self._on_delivery
-        log_id = batch[0].origin.log_id.encode() if batch else b""
-        for offset, payload, time_ns, _, extras, *_ in batch:  # this loop is what forwarding costs
-            headers = [(ID, b"%b:%d" % (log_id, offset))]
-            if offset < newest:
-                headers.append((NEWEST, b"%d" % newest))
-            else:
-                newest = offset
-            key = None
-            if extras is not None:
-                key = extras.key
-                headers += _headers(extras)
-            while self.failed is None:
-                try:
-                    time_ms = time_ns // 1_000_000
-                    give(topic, payload, key, partition, done, timestamp=time_ms, headers=headers)
-                    break
-                except BufferError:
-                    if self._clock.monotonic() >= deadline:
-                        return newest, False
-                    self._serve(deadline)
-                except self._error as error:  # it ended because of an earlier one, or takes none like this
-                    self._fail(error.args[0])
-            else:
-                return newest, False
-            self.given += 1
+        give, topic, partition, done = self._producer.produce, self._topic, self._partition, self._errors.setdefault
+        log_id = batch[0].origin.log_id if batch else ""
+        identity = [(ID, "")]  # one list for all: the library copies what is in it
+        before, given, most, last_ns, time_ms = newest, 0, self._max_bytes, -1, 0
+        begun = self._clock.monotonic()
+        try:
+            for offset, payload, time_ns, _, extras, _, _ in batch:  # this loop is what forwarding costs
+                identity[0] = (ID, f"{log_id}:{offset}")
+                headers: list[tuple[str, Any]] = identity
+                if offset > newest:
+                    newest = offset
+                elif offset <= before and is_there(offset):
+                    continue
+                else:
+                    headers = [*headers, (NEWEST, str(newest))]
+                size, key = len(payload), None
+                if extras is not None:
+                    key = extras.key
+                    further = _headers(extras)
+                    headers = [*headers, *further]
+                    size += len(key or b"") + _size(further)
+                if size > most:
+                    raise _TooLarge(offset)
+                if time_ns != last_ns:
+                    last_ns, time_ms = time_ns, time_ns // 1_000_000
+                while self.failed is None:
+                    try:
+                        give(topic, payload, key, partition, done, timestamp=time_ms, headers=headers)
+                        break
+                    except BufferError:
+                        if not self._serve(begun, deadline):
+                            return newest, False
+                    except self._error as error:  # it ended because of an earlier one, or takes none like this
+                        self._fail(error.args[0])
+                else:
+                    return newest, False
+                given += 1
+        finally:
+            self.given += given
         return newest, True
 
     def store(self, count: int, deadline: float) -> bool:
         """Wait until the broker has so many of the messages. False if that is not to be, or takes too long."""
-        while self.stored < count and self.failed is None and self._clock.monotonic() < deadline:
-            self._serve(deadline, flush=count == self.given)
+        self._look()
+        begun = self._clock.monotonic()
+        while self.stored < count and self.failed is None:
+            if not self._serve(begun, deadline, flush=count == self.given):
+                break
         return self.stored >= count
 
     def settle(self, deadline: float) -> bool:
         """Wait until it is known of every message what became of it. False if that takes too long."""
+        self._look()
         purged = False
-        while self._reported < self.given and self._clock.monotonic() < deadline:
-            self._serve(deadline, flush=True)
+        while len(self._producer) and self._serve(0, deadline, flush=True):
             if self.failed is not None and not purged:
                 self._producer.purge(in_queue=True, in_flight=False)
                 purged = True
-        return self._reported == self.given
+        return not len(self._producer)
 
     def abandon(self) -> None:
         """Without a last attempt: nothing is written from now on but what is on its way."""
         self._producer.purge()
-        self._serve(0)  # the reports hold this object
+        with suppress(self._error):
+            self._producer.poll(0)
         del self._producer
 
-    def _serve(self, deadline: float, flush: bool = False) -> None:
-        """Wait a little for reports; with `flush`, for all of them, and nothing lingers any more."""
-        seconds = max(0.0, min(deadline - self._clock.monotonic(), _SLICE_SECONDS))
+    def _serve(self, begun: float, deadline: float, flush: bool = False) -> bool:
+        """Wait a little for messages to be stored; with `flush`, for all of them, and nothing lingers any more.
+
+        Without it, nothing wakes us but errors: then we look again and again, and are late by a tenth of the time since
+        `begun` at most. False if there is no time left.
+        """
+        now = self._clock.monotonic()
+        if now >= deadline:
+            return False
+        seconds = _SLICE_SECONDS if flush else max(_LOOK_SECONDS, (now - begun) / 10)
         try:
-            (self._producer.flush if flush else self._producer.poll)(seconds)
+            (self._producer.flush if flush else self._producer.poll)(min(seconds, deadline - now))
         except self._error as error:  # the producer has ended; what became of its messages is still reported
             self.heard(error.args[0])
+        self._look()
+        return True
 
-    def _on_delivery(self, error: KafkaError | None, _: object) -> None:
-        self._reported += 1
-        if error is not None:
+    def _look(self) -> None:
+        """Whatever is neither an error nor still to be answered is stored."""
+        for error in self._errors:
             self._fail(error)
-        elif self.failed is None:  # else there may be a hole before it
-            self.stored += 1
+        if self.failed is None:
+            self.stored = max(self.stored, self.given - len(self._producer))
 
     def _fail(self, error: KafkaError) -> None:
         if self.failed is None or self.failed.name() in AFTERMATH:
@@ -287,7 +323,5 @@ def _headers(extras: Extras) -> list[tuple[str, bytes]]:
     return [(name.encode("utf-8", "replace").decode(), value) for name, value in (extras.headers or {}).items()]
 
 
-def _size(message: Message[Any]) -> int:
-    named = [] if message.extras is None else _headers(message.extras)
-    headers = sum(len(name.encode()) + len(value) + _HEADER_BYTES for name, value in named)
-    return len(message.payload) + len(message.key or b"") + headers
+def _size(headers: list[tuple[str, bytes]]) -> int:
+    return sum(len(name.encode()) + len(value) + _HEADER_BYTES for name, value in headers)

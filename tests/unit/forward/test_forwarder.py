@@ -120,6 +120,58 @@ def test_what_was_begun_behind_a_failure_is_begun_again(clock: FakeClock) -> Non
     assert far_end.accepted == list(range(50)) == consumer.acked()
 
 
+def ranges(journal: list[tuple[str, list[int]]]) -> list[tuple[str, int, int]]:
+    return [(what, offsets[0], offsets[-1] + 1) for what, offsets in journal]
+
+
+def test_while_more_is_under_way_an_acknowledgement_waits_for_two_others(clock: FakeClock) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 105, clock), Several()
+    Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
+    assert ranges(consumer.journal) == [
+        ("ack", 0, 10),
+        ("ack", 10, 40),
+        ("ack", 40, 70),
+        ("ack", 70, 100),
+        ("ack", 100, 105),
+    ]
+
+
+def test_p5_what_arrived_is_acknowledged_before_anything_is_waited_for(clock: FakeClock) -> None:
+    consumer, far_end = FakeConsumer([b"x"] * 50, clock), Several(None, None, OSError("gone"))
+    sleep = clock.sleep
+    journals = []
+
+    def sleeping(seconds: float) -> None:
+        journals.append(ranges(consumer.journal))
+        sleep(seconds)
+
+    clock.sleep = sleeping  # type: ignore[method-assign]
+    Forwarder(consumer, far_end, batch_records=10, clock=clock).run(once=True)
+    assert journals[0] == [("ack", 0, 10), ("ack", 10, 20)]
+    assert far_end.accepted == list(range(50)) == consumer.acked()
+
+
+def test_p5_what_arrived_before_an_interrupt_is_not_sent_again(clock: FakeClock) -> None:
+    class Interrupted(Several):
+        def resume_point(self) -> int | None:
+            super().resume_point()
+            return len(self.accepted)
+
+        def finish(self) -> int:
+            if len(self.seen) == 3:
+                self.seen.append([])
+                raise KeyboardInterrupt
+            return super().finish()
+
+    consumer, far_end = FakeConsumer([b"x"] * 80, clock), Interrupted()
+    forwarder = Forwarder(consumer, far_end, batch_records=10, clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        forwarder.run(once=True)
+    assert consumer.in_flight == {}
+    forwarder.run(once=True)
+    assert far_end.accepted == list(range(80)) == sorted(consumer.acked())
+
+
 class Together(Several):
     """What is begun is taken or refused as one, as a broker does it with what it gets in one request."""
 

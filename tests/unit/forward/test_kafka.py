@@ -112,6 +112,7 @@ def test_the_producer_neither_repeats_by_chance_nor_gives_up_by_itself() -> None
     said = kafka_settings.writing(30, 1000)
     assert said["enable.idempotence"] is True
     assert said["enable.gapless.guarantee"] is True
+    assert said["delivery.report.only.error"] is True, "what is stored is counted"
     assert (said["acks"], said["max.in.flight"], said["message.timeout.ms"]) == ("all", 1, 0)
     assert connection("kafka://broker/events", 7)["socket.timeout.ms"] == 14_000
 
@@ -252,6 +253,9 @@ class FakeKafka(types.ModuleType):
         self.written.append(payload)
         self.reports.append(on_delivery)
 
+    def __len__(self) -> int:
+        return len(self.reports)
+
     def poll(self, seconds: float) -> None:
         if not self.silent:
             self.report(self.at_once)
@@ -260,7 +264,7 @@ class FakeKafka(types.ModuleType):
 
     def report(self, count: int) -> None:
         reports, self.reports = self.reports[:count], self.reports[count:]
-        for report in reports:
+        for report in reports if self.outcome is not None else ():  # as it is told to
             report(self.outcome, None)
 
     def purge(self, in_queue: bool = True, in_flight: bool = True) -> None:
@@ -313,16 +317,40 @@ def test_batches_are_begun_one_after_the_other_and_finished_in_order(fake: FakeK
         sink.finish()
 
 
-def test_what_was_stored_before_a_failure_is_finished(fake: FakeKafka, batch: list[Any]) -> None:
+def test_what_nobody_reports_is_looked_at_soon(
+    fake: FakeKafka, batch: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While more is under way, waiting for all of it would let the broker run dry."""
+    waits: list[float] = []
+
+    def poll(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            fake.report(1)
+
+    monkeypatch.setattr(fake, "poll", poll)
+    sink: Any = open_sink("kafka://broker/events", timeout=1)
+    for message in batch:
+        sink.begin([message])
+    assert sink.finish() == 1
+    assert len(waits) == 3
+    assert max(waits) < 0.01
+
+
+def test_p5_after_a_failure_it_is_read_what_was_stored_before(fake: FakeKafka, batch: list[Any]) -> None:
     sink: Any = open_sink("kafka://broker/events", timeout=0.01)
     for message in batch:
         sink.begin([message])
     fake.report(1)
+    assert sink.finish() == 1
+    fake.report(1)
     fake.outcome = FakeError("_MSG_TIMED_OUT")
     fake.report(9)
-    assert sink.finish() == 1
-    with pytest.raises(SinkError, match="_MSG_TIMED_OUT"):
-        sink.finish()
+    for _ in range(2):
+        with pytest.raises(SinkError, match="_MSG_TIMED_OUT"):
+            sink.finish()
+    assert sink.resume_point() is None
+    assert fake.calls == ["producer", "purge 11", "read"]
 
 
 def test_after_a_failure_the_rest_is_taken_back_and_a_new_producer_made(fake: FakeKafka, batch: list[Any]) -> None:
@@ -349,19 +377,52 @@ def test_a_full_queue_is_waited_for_within_the_timeout(fake: FakeKafka, batch: l
     assert fake.written == [b"1", b"2", b"1", b"2", b"3"]
 
 
-def test_a_record_that_is_too_large_is_refused_before_any_is_written(fake: FakeKafka, batch: list[Any]) -> None:
-    fake.silent = False
-    sink: Any = open_sink("kafka://broker/events?max_bytes=40", timeout=1)
+def test_a_record_that_is_too_large_is_refused_alone(fake: FakeKafka) -> None:
     with seglog.open(":memory:") as log:
         log.append(b"x" * 20, headers={"name": b""})
         log.append(b"x" * 20, headers={"name": b"12345"})
-        small, large = log.read()
-    with pytest.raises(SinkError, match="1 has more than the 40 bytes that are sent") as caught:
-        sink.send([*batch, large])
-    assert caught.value.verdict is Verdict.REFUSED
-    assert fake.written == []
-    sink.send([small])
-    assert len(fake.written) == 1
+        log.append_many([b"y" * 41, b"y" * 40])
+        batch = list(log.read())
+    fake.silent = False
+    sink: Any = open_sink("kafka://broker/events?max_bytes=40", timeout=1)
+    sink.begin(batch[3:])
+    for at in (1, 2):
+        with pytest.raises(SinkError, match=f"{at} has more than the 40 bytes that are sent") as caught:
+            sink.begin(batch[at - 1 :] if at == 1 else batch[at:])
+        assert caught.value.verdict is Verdict.REFUSED
+        assert caught.value.refused == [batch[at]]
+        assert caught.value.confirmed == ([batch[0]] if at == 1 else [])
+        assert fake.reports == [], "what came before it is there"
+    assert fake.written == [b"y" * 40, b"x" * 20]
+    assert sink.finish() == 1, "that is what was begun before"
+
+
+def test_what_is_before_a_record_that_is_too_large_may_fail_as_well(fake: FakeKafka, batch: list[Any]) -> None:
+    fake.silent, fake.outcome = False, FakeError("_MSG_TIMED_OUT")
+    sink: Any = open_sink("kafka://broker/events?max_bytes=40", timeout=1)
+    with pytest.raises(SinkError, match="_MSG_TIMED_OUT") as caught:
+        sink.send([*batch, batch[0]._replace(offset=3, payload=b"y" * 41)])
+    assert (caught.value.verdict, caught.value.confirmed, caught.value.refused) == (Verdict.RETRY, (), ())
+
+
+def test_an_interrupt_in_a_report_leaves_a_sink_that_goes_on(
+    fake: FakeKafka, batch: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink: Any = open_sink("kafka://broker/events", timeout=1)
+    sink.begin(batch)
+
+    def interrupted(_: object) -> None:
+        del fake.reports[0]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fake, "flush", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sink.finish()
+    fake.silent = False
+    assert sink.resume_point() is None
+    sink.send([message._replace(offset=message.offset + 3) for message in batch])
+    assert fake.calls == ["producer", "read"]
 
 
 def test_a_producer_that_has_ended_is_replaced(fake: FakeKafka, batch: list[Any], monkeypatch: Any) -> None:
