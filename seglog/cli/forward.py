@@ -30,8 +30,9 @@ needs, as in pip install 'seglog[http]':
   amqp-stream://HOST/STREAM …+tls://…    rabbitmq  a stream of RabbitMQ
   file:PATH exec:COMMAND stdout:         -         here
 
-User and password come from the URL, from SEGLOG_SINK_USER and SEGLOG_SINK_PASSWORD, or, but for http, the password from
-a file (?password_file=FILE). For http and otlp, a password without a user is a Bearer token.
+User and password come from the URL or from SEGLOG_SINK_USER and SEGLOG_SINK_PASSWORD, the password also from a file
+(?password_file=FILE). With http, the URL must name the user, and there is no such file. For http and otlp, a password
+without a user is a Bearer token.
 
 A record is acknowledged after the far end confirmed it: at least once, in order. What the far end refuses for good
 (HTTP 400, 413, 422) goes to the dead-letter queue; anything else is kept and tried again, with growing pauses. SIGTERM

@@ -299,7 +299,8 @@ class Forwarder:
             parts, sent = parts + 1, sent + records
             self._sent_batches += bool(records)
         for _ in range(parts):
-            self._arrived.append(self._parts.popleft())
+            self._arrived.append(self._parts[0])  # before it is taken away, so that an interrupt finds it
+            self._parts.popleft()
             self._under_way.popleft()
             self._alone = max(0, self._alone - 1)
         self._sent_records += sent
@@ -403,7 +404,7 @@ class Forwarder:
             delay -= nap
 
     def _give_back(self) -> None:
-        in_hand = list(itertools.chain(*self._arrived, *self._parts))
+        in_hand = list(dict.fromkeys(itertools.chain(*self._arrived, *self._parts)))
         self._arrived.clear()
         self._parts.clear()
         self._under_way.clear()

@@ -22,6 +22,7 @@ from tools.engines.server import wait_until
 
 TARGET = "events"
 SECONDS = 2  # the sink's patience, where the broker tries it; a new producer alone may take one
+UNKNOWN = -1
 MSG_SIZE_TOO_LARGE = 10
 NOT_ENOUGH_REPLICAS = 19
 OTHERS = "the newest record is not of this log, and one partition takes one log"
@@ -150,6 +151,17 @@ def test_a_refusal_by_the_broker_ends_as_a_dead_letter(broker: Kafka) -> None:
         assert done.stats().refused_records == 1
         assert [letter.offset for letter in log.dead_letters] == [1]
     assert payloads(broker) == [b"1", b"3"]
+
+
+@pytest.mark.parametrize("batch_records", [1, 3])
+def test_p5_an_error_that_says_nothing_loses_nothing(broker: Kafka, batch_records: int) -> None:
+    """Not even where the batch that it befalls is waited for by one behind it that has a record too large."""
+    url = started(broker, errors=[0, UNKNOWN]).replace("max_bytes=1048576", "max_bytes=2000")
+    with seglog.open(":memory:") as log:
+        log.append_many([b"0", b"", b"x" * 3000, b"3", b"4", b"5"])
+        forward(log, url, batch_records=batch_records)
+        assert [letter.offset for letter in log.dead_letters] == [2]
+    assert payloads(broker) == [b"0", b"", b"3", b"4", b"5"]
 
 
 def test_what_the_broker_cannot_do_just_now_is_repeated_by_the_producer(broker: Kafka) -> None:

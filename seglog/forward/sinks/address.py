@@ -101,7 +101,7 @@ def parse(url: str, *, port: int, target: str, default: str = "", known: Collect
         given = parts.port
     except ValueError:
         raise InvalidOption(f"the URL is malformed: expected {_shape(url, target)}") from None
-    no_password_in(parts.path)
+    no_password_behind(parts)
     path = _unquoted("path", parts.path.removeprefix("/")) or default
     if _CONTROL.search(path):
         raise InvalidOption(f"the URL names {target} with control characters")
@@ -115,7 +115,7 @@ def parse(url: str, *, port: int, target: str, default: str = "", known: Collect
 
 def credentials(parts: urllib.parse.SplitResult, options: Mapping[str, str]) -> tuple[str | None, str | None]:
     """User and password, of the URL, a file that `options` name, or the environment. Raises InvalidOption."""
-    user = _unquoted("user", parts.username) or _from_environment("SEGLOG_SINK_USER")
+    user = _unquoted("user", parts.username) or (None if "@" in parts.netloc else _from_environment("SEGLOG_SINK_USER"))
     password = _unquoted("password", parts.password) or _from_file(options) or _from_environment("SEGLOG_SINK_PASSWORD")
     return user, password
 
@@ -128,12 +128,13 @@ def all_of_it(url: str) -> None:
         raise InvalidOption("the URL is not UTF-8")
 
 
-def no_password_in(path: str) -> None:
-    """Raises InvalidOption where the path of a URL, as it is written, may be the end of a password: paths are shown."""
-    if "@" in path:
+def no_password_behind(parts: urllib.parse.SplitResult) -> None:
+    """Raises InvalidOption where what follows the host, as it is written, may be the end of a password: it is shown."""
+    rest = parts.path or (parts.query if ":" in parts.netloc else "")
+    if "@" in rest:
         raise InvalidOption(
-            "the URL has an @ behind a /, and that may be the end of a password: a / in a password is written %2F, "
-            "an @ in a path %40"
+            "the URL has an @ behind a / or ?, and that may be the end of a password: a / in a password is written "
+            "%2F, a ? %3F, an @ in a path %40"
         )
 
 

@@ -9,8 +9,11 @@ Nothing arrives twice or out of order, nor is anything left out:
 - The producer is idempotent: it repeats a request that was not answered, and the broker knows it again. That holds for
   this one producer, so a send without an answer is waited for, with the producer that sent it, before anything else is
   done. Only then the partition is read. A new producer could write again what an old connection still carries.
-- Messages never time out inside the producer, one request is under way at a time, and the first that is refused for
-  good ends the producer (`enable.gapless.guarantee`): what stood behind a hole would hide it from the read-back.
+- What stood behind a hole would hide it from the read-back. So messages never time out inside the producer, one request
+  is under way at a time, and the first that is refused for good ends the producer (`enable.gapless.guarantee`). It may
+  have made one more by then, which the broker does not take, as its numbers do not follow: if it knows the producer. So
+  the first message of a producer goes alone, also after a pause. And what was begun with a producer that ended so is
+  looked for message by message.
 
 What no producer can know: a process that dies with a request under way leaves it to the network. If the broker answers
 the next process's question first and takes that request afterwards, its records are there twice, with the same id.
@@ -23,7 +26,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from seglog import options
 from seglog.clock import Clock, SystemClock
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 _BYTES_MAX = 100_000_000  # a broker hangs up without a word on requests above its socket.request.max.bytes, 100 MiB
 _HEADER_BYTES = 16  # what the lengths of one header take, at most
 _SLICE_SECONDS = 0.1
-_LOOK_SECONDS = 0.001
+_KNOWN_SECONDS = 60.0  # of silence; brokers forget a producer after a day, unless they are told otherwise
 
 
 class KafkaSink:
@@ -71,7 +75,8 @@ class KafkaSink:
         self._writer: _Writer | None = None
         self._log_id = ""
         self._newest = -1  # the highest offset there, or begun
-        self._begun: deque[int] = deque()  # how many messages the producer was given with each batch and before
+        self._begun: deque[_Begun] = deque()
+        self._unsure: range | None = None  # offsets among which some may be missing there
         self._end: int | None = None  # where the partition ended when it was read; None: what is late there is known
         self._late: set[int] = set()  # offsets of this log among the records before that
 
@@ -82,12 +87,14 @@ class KafkaSink:
         """By the newest record of the partition, once nothing is under way to it."""
         deadline = self._deadline()
         writer = self._writer
-        self._begun.clear()
         if writer is not None:
             if not writer.settle(deadline):
                 raise self._no_answer(writer.heard)
-            if writer.failed is not None:
+            if writer.ended:
+                for begun in self._begun:
+                    self._doubt(begun.first, begun.last)
                 self.close()
+        self._begun.clear()
         with self._reader(deadline) as reader:
             newest, self._end = reader.newest()
         self._newest, self._late = -1, set()
@@ -99,7 +106,17 @@ class KafkaSink:
                 verdict=Verdict.CONFIGURATION,
             )
         self._newest = newest.highest
-        return self._newest + 1
+        return self._newest + 1 if self._unsure is None else min(self._newest + 1, self._unsure.start)
+
+    def _doubt(self, first: int, last: int) -> None:
+        """A batch that is not confirmed is to be looked for, also below what is the newest there."""
+        before = range(first, first) if self._unsure is None else self._unsure
+        self._unsure = range(min(first, before.start), max(last + 1, before.stop))
+
+    def _sure(self, last: int) -> None:
+        """A batch is confirmed, with what was before it."""
+        if self._unsure is not None:
+            self._unsure = range(max(last + 1, self._unsure.start), self._unsure.stop) or None
 
     def send(self, batch: Sequence[Message[Any]]) -> None:
         """All of it is given to the producer, and waited for. Not while something is begun."""
@@ -112,27 +129,43 @@ class KafkaSink:
         if self._writer is None:
             place = self._at.target, self._partition
             self._writer = _Writer(self._library, self._writing, place, self._max_bytes, self._clock)
-        writer = self._writer
+        first, last = (batch[0].offset, batch[-1].offset) if batch else (0, -1)
         try:
-            self._newest, whole = writer.write(batch, self._newest, partial(self._is_there, deadline), deadline)
+            self._write(self._writer, batch, deadline)
+        except BaseException:
+            self._doubt(first, last)
+            raise
+        self._begun.append(_Begun(first, last, self._writer.given))
+
+    def _write(self, writer: _Writer, batch: Sequence[Message[Any]], deadline: float) -> None:
+        at = 0
+        try:
+            while at < len(batch) and not writer.is_known():
+                self._give(writer, batch[at : at + 1], deadline)
+                at += 1
+                if not writer.store(writer.given, deadline):
+                    raise self._trouble(writer, deadline)
+            self._give(writer, batch[at:] if at else batch, deadline)
         except _TooLarge as error:
             if not writer.store(writer.given, deadline):  # those before it
                 raise self._trouble(writer, deadline) from None
             self._refuse(batch, error.offset)
+
+    def _give(self, writer: _Writer, batch: Sequence[Message[Any]], deadline: float) -> None:
+        self._newest, whole = writer.write(batch, self._newest, partial(self._is_there, deadline), deadline)
         if not whole:
             raise self._trouble(writer, deadline)
-        self._begun.append(writer.given)
 
     def finish(self) -> int:
         """Wait until the broker has the oldest batch that was begun. Returns how many of them it has by then."""
         writer, deadline = self._writer, self._deadline()
         assert writer is not None, "nothing was begun"
-        if not writer.store(self._begun[0], deadline):
+        if not writer.store(self._begun[0].given, deadline):
             raise self._trouble(writer, deadline)
         writer.heard.forget()
         before = len(self._begun)
-        while self._begun and self._begun[0] <= writer.stored:
-            self._begun.popleft()
+        while self._begun and self._begun[0].given <= writer.stored:
+            self._sure(self._begun.popleft().last)
         return before - len(self._begun)
 
     def _trouble(self, writer: _Writer, deadline: float) -> SinkError:
@@ -191,6 +224,14 @@ class KafkaSink:
         return SinkError(f"{self._name}: no answer within {self._timeout:g} s")
 
 
+class _Begun(NamedTuple):
+    """A batch: its first and last offset, and how many messages the producer was given with it and before."""
+
+    first: int
+    last: int
+    given: int
+
+
 class _TooLarge(Exception):
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -209,10 +250,17 @@ class _Writer:
         self._topic, self._partition = place
         self._max_bytes = max_bytes
         self._clock = clock
+        self._stored_at = 0.0
         self.given = self.stored = 0  # messages, from the first on; behind one that failed there may be a hole
-        # Errors are reported into this, with the first message of each, without a step of Python: an interrupt that
-        # struck in there would lose one.
-        self._errors: dict[KafkaError, object] = {}
+        # Where errors are reported: without a step of Python, as an interrupt that struck in there would lose one; and
+        # no dict, as one of these errors has no hash.
+        self._errors: SimpleQueue[KafkaError] = SimpleQueue()
+        self.doubtful = False  # a report may have got lost
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more can be written with it."""
+        return self.failed is not None or self.doubtful
 
     def write(
         self, batch: Sequence[Message[Any]], newest: int, is_there: Callable[[int], bool], deadline: float
@@ -222,11 +270,10 @@ class _Writer:
         Not all, if there was no room for too long, or there is no point in it any more. Raises _TooLarge, with those
         before that one given. `newest`: the highest that was given before; `is_there` is asked for what is below it.
         """
-        give, topic, partition, done = self._producer.produce, self._topic, self._partition, self._errors.setdefault
+        give, topic, partition, done = self._producer.produce, self._topic, self._partition, self._errors.put
         log_id = batch[0].origin.log_id if batch else ""
         identity = [(ID, "")]  # one list for all: the library copies what is in it
         before, given, most, last_ns, time_ms = newest, 0, self._max_bytes, -1, 0
-        begun = self._clock.monotonic()
         try:
             for offset, payload, time_ns, _, extras, _, _ in batch:  # this loop is what forwarding costs
                 identity[0] = (ID, f"{log_id}:{offset}")
@@ -252,7 +299,7 @@ class _Writer:
                         give(topic, payload, key, partition, done, timestamp=time_ms, headers=headers)
                         break
                     except BufferError:
-                        if not self._serve(begun, deadline):
+                        if not self._serve(deadline):
                             return newest, False
                     except self._error as error:  # it ended because of an earlier one, or takes none like this
                         self._fail(error.args[0])
@@ -266,9 +313,8 @@ class _Writer:
     def store(self, count: int, deadline: float) -> bool:
         """Wait until the broker has so many of the messages. False if that is not to be, or takes too long."""
         self._look()
-        begun = self._clock.monotonic()
-        while self.stored < count and self.failed is None:
-            if not self._serve(begun, deadline, flush=count == self.given):
+        while self.stored < count and not self.ended:
+            if not self._serve(deadline, flush=count == self.given):
                 break
         return self.stored >= count
 
@@ -276,7 +322,7 @@ class _Writer:
         """Wait until it is known of every message what became of it. False if that takes too long."""
         self._look()
         purged = False
-        while len(self._producer) and self._serve(0, deadline, flush=True):
+        while len(self._producer) and self._serve(deadline, flush=True):
             if self.failed is not None and not purged:
                 self._producer.purge(in_queue=True, in_flight=False)
                 purged = True
@@ -289,29 +335,33 @@ class _Writer:
             self._producer.poll(0)
         del self._producer
 
-    def _serve(self, begun: float, deadline: float, flush: bool = False) -> bool:
-        """Wait a little for messages to be stored; with `flush`, for all of them, and nothing lingers any more.
-
-        Without it, nothing wakes us but errors: then we look again and again, and are late by a tenth of the time since
-        `begun` at most. False if there is no time left.
-        """
-        now = self._clock.monotonic()
-        if now >= deadline:
+    def _serve(self, deadline: float, flush: bool = False) -> bool:
+        """Wait a little for reports; with `flush`, for all of them, and nothing lingers any more. False: it is late."""
+        seconds = min(deadline - self._clock.monotonic(), _SLICE_SECONDS)
+        if seconds <= 0:
             return False
-        seconds = _SLICE_SECONDS if flush else max(_LOOK_SECONDS, (now - begun) / 10)
         try:
-            (self._producer.flush if flush else self._producer.poll)(min(seconds, deadline - now))
+            (self._producer.flush if flush else self._producer.poll)(seconds)
         except self._error as error:  # the producer has ended; what became of its messages is still reported
             self.heard(error.args[0])
+        except BaseException:
+            self.doubtful = True
+            raise
         self._look()
         return True
 
     def _look(self) -> None:
-        """Whatever is neither an error nor still to be answered is stored."""
-        for error in self._errors:
-            self._fail(error)
-        if self.failed is None:
-            self.stored = max(self.stored, self.given - len(self._producer))
+        """What has been reported, and is no error, is stored: successes are not told, but the library counts them."""
+        left = len(self._producer)  # to be reported
+        while not self._errors.empty():
+            self._fail(self._errors.get())
+        if not self.ended and self.given - left > self.stored:
+            self.stored = self.given - left
+            self._stored_at = self._clock.monotonic()
+
+    def is_known(self) -> bool:
+        """Whether the broker has heard of this producer, and not so long ago that it may have forgotten."""
+        return self.stored > 0 and self._clock.monotonic() < self._stored_at + _KNOWN_SECONDS
 
     def _fail(self, error: KafkaError) -> None:
         if self.failed is None or self.failed.name() in AFTERMATH:

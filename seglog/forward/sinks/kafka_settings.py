@@ -51,7 +51,7 @@ def writing(timeout: float, max_bytes: int) -> dict[str, Any]:
         "enable.idempotence": True,
         "enable.gapless.guarantee": True,
         "acks": "all",
-        "delivery.report.only.error": True,  # reports are what takes most of the time; the others are counted
+        "delivery.report.only.error": True,  # to hear of each record takes time; the others are counted
         "max.in.flight": 1,
         "message.timeout.ms": 0,  # none: the sink asks later what became of it
         "request.timeout.ms": max(1, min(900_000, int(timeout * 1000))),  # what the broker has, for all its replicas

@@ -83,7 +83,7 @@ class OtlpSink:
             timeout=timeout,
             clock=clock,
             tls=at.tls() if at.scheme == "otlp+https" else None,
-            url_options=at.options,
+            credentials=(at.user, at.password),
         )
 
     def send(self, batch: Sequence[Message[Any]]) -> None:

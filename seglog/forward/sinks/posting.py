@@ -12,8 +12,10 @@ answer is waited for when twice the timeout is over.
     408, 409, 425, 429, 5xx, no answer       retried; 409 is how a far end says "still at work on this very key"
     3xx, other 4xx, TLS errors               configuration: everything is kept
 
-User and password, of the URL or of SEGLOG_SINK_USER and SEGLOG_SINK_PASSWORD, are sent as HTTP's own "Basic"; a
-password without a user is a token, and sent as "Bearer". A header Authorization that is given takes precedence.
+User and password are sent as HTTP's own "Basic"; a password without a user is a token, and sent as "Bearer". They come
+from the URL; the password of a user who is named there may also come from SEGLOG_SINK_PASSWORD. A URL without a user
+sends nothing of the environment: these may be another engine's. (OTLP is an engine: see address.py.) Where a header
+Authorization is given, that is sent and nothing else.
 
 The same body is always the same bytes, compressed or not: whoever drops repeats may compare them.
 """
@@ -117,7 +119,8 @@ class Poster:
     """POSTs to one URL over a connection that is kept open.
 
     The certificate authorities are the system's, unless `tls` says otherwise; SSL_CERT_FILE and SSL_CERT_DIR name
-    others, as for all of OpenSSL. `url_options`: those that are ours, see address.py. Raises InvalidOption.
+    others, as for all of OpenSSL. `credentials`: user and password, where it is not the URL that says them. Raises
+    InvalidOption.
     """
 
     def __init__(
@@ -131,16 +134,16 @@ class Poster:
         timeout: float,
         clock: Clock | None,
         tls: ssl.SSLContext | None = None,
-        url_options: Mapping[str, str] | None = None,
+        credentials: tuple[str | None, str | None] | None = None,
     ) -> None:
         options.number("timeout", timeout, "seconds", 0.001, 3600.0)
         options.one_of("encoding", encoding, tuple(ENCODINGS))
-        self._url, self.name, who = _checked(url, url_options or {})
+        self._url, self.name, said = _checked(url)
         self._headers = {"Content-Type": content_type, "User-Agent": "seglog"}
-        if who:
-            self._headers["Authorization"] = who
         for name, value in (headers or {}).items():
             self._set_header(name, value)
+        if "authorization" not in map(str.lower, self._headers):
+            self._headers |= _authorization(*(said if credentials is None else credentials))
         self._compress = ENCODINGS[encoding]
         if encoding != "identity":
             self._headers["Content-Encoding"] = encoding
@@ -266,9 +269,9 @@ def _seconds_until(retry_after: str | None, clock: Clock) -> float | None:
     return max(0.0, moment - clock.time_ns() / 1e9)
 
 
-def _checked(url: str, url_options: Mapping[str, str]) -> tuple[str, str, str | None]:
-    """The URL without who we are, how it is named in messages (no query: it may be a secret), and the header
-    Authorization; or InvalidOption."""
+def _checked(url: str) -> tuple[str, str, tuple[str | None, str | None]]:
+    """The URL without who we are, how it is named in messages (no query: it may be a secret), and user and password; or
+    InvalidOption."""
     address.all_of_it(url)
     try:
         parts = urllib.parse.urlsplit(url)
@@ -276,27 +279,29 @@ def _checked(url: str, url_options: Mapping[str, str]) -> tuple[str, str, str | 
         (parts.hostname or "").encode("idna")  # what connecting will do with it
     except ValueError:  # its words may quote a password
         raise InvalidOption("the URL is malformed: expected http://host:port/path") from None
-    address.no_password_in(parts.path or parts.query)
+    address.no_password_behind(parts)
     if not parts.hostname or port == 0:
         raise InvalidOption(
             f"the URL needs a host{' and a port from 1 to 65535' if port == 0 else ''}, as in http://host:8080/path"
         )
     if parts.fragment:
         raise InvalidOption("the URL ends with a #fragment, which is never sent to a server")
-    who = _authorization(*address.credentials(parts, url_options))
+    said = address.credentials(parts, {}) if parts.username or parts.password else (None, None)
     host = parts.netloc.rpartition("@")[2]
-    return url.replace(parts.netloc, host, 1), f"{parts.scheme}://{host}{parts.path}", who
+    return url.replace(parts.netloc, host, 1), f"{parts.scheme}://{host}{parts.path}", said
 
 
-def _authorization(user: str | None, password: str | None) -> str | None:
+def _authorization(user: str | None, password: str | None) -> dict[str, str]:
     """RFC 7617, with UTF-8; RFC 6750 for a token. Raises InvalidOption."""
+    if user is None and password is None:
+        return {}
     if user is None:
-        if password is not None and not _BEARER.fullmatch(password):
+        if not _BEARER.fullmatch(password or ""):
             raise InvalidOption(
                 "a password without a user is sent as a token, and this one has characters that none has"
             )
-        return None if password is None else f"Bearer {password}"
+        return {"Authorization": f"Bearer {password}"}
     if ":" in user:
         raise InvalidOption("the name of the user has a colon, which cannot be sent over HTTP")
     pair = f"{user}:{password or ''}".encode()
-    return f"Basic {base64.b64encode(pair).decode()}"
+    return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}

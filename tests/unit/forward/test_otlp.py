@@ -431,6 +431,32 @@ def test_who_we_are_from_a_file(collector: Collector, tmp_path: Path, user: str,
 
 
 @pytest.mark.parametrize(
+    ("who", "user", "headers", "sent"),
+    [
+        ("", None, {}, "Bearer sesame"),
+        ("", "alice", {}, "Basic YWxpY2U6c2VzYW1l"),
+        (":T0ken@", "alice", {}, "Bearer T0ken"),
+        ("", "alice", {"AUTHORIZATION": "Digest y"}, "Digest y"),
+    ],
+)
+def test_who_we_are_from_the_environment(
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    who: str,
+    user: str | None,
+    headers: dict[str, str],
+    sent: str,
+) -> None:
+    monkeypatch.setenv("SEGLOG_SINK_PASSWORD", "sesame")
+    if user is not None:
+        monkeypatch.setenv("SEGLOG_SINK_USER", user)
+    url = collector.url.replace("://", f"://{who}")
+    with contextlib.closing(OtlpSink(f"otlp+{url}", headers=headers)) as sink:
+        sink.send(batch(1))
+    assert collector.requests[0].headers["authorization"] == sent
+
+
+@pytest.mark.parametrize(
     ("url", "where"),
     [
         ("otlp+http://alice:sesame@collector", "http://collector:4318/v1/logs"),
@@ -454,6 +480,7 @@ def test_where_it_goes(url: str, where: str) -> None:
         "otlp+http://host:0",
         "otlp+http://host:x",
         "otlp+http://al%3Aice:hunter2@host",
+        "otlp+http://alice:12?hunter2=1@host",
         "otlp+http://alice:12/hunter2@host",
         "otlp+http://host?raw=2",
         "otlp+http://host?password_file=/nowhere",
