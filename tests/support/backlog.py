@@ -13,16 +13,18 @@ from tools.crashtest.zygote import WAIT_SECONDS
 
 
 def stored_bytes(log: seglog.Log[Any]) -> int:
-    """Bytes of all batches ever written, as the active segment's header counts them."""
+    """Bytes of all batches ever written, as the active segment's header counts them.
+
+    Raises FileNotFoundError where another thread has gone on to the next segment meanwhile.
+    """
     opened = log._opened
     assert opened is not None
     written = opened.appender.written
-    header = next(
-        header
-        for name in reversed(opened.catalog.names)
-        if name.segment_id == written.segment_id and (header := opened.catalog.facts(name).header) is not None
-    )
-    return header.bytes_before + written.position - L.DATA_START
+    for name in reversed(opened.catalog.names):
+        header = opened.catalog.facts(name).header
+        if name.segment_id == written.segment_id and header is not None:
+            return header.bytes_before + written.position - L.DATA_START
+    raise FileNotFoundError("the active segment is another one by now")
 
 
 class Worker:
