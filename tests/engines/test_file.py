@@ -35,7 +35,7 @@ def test_p5_lines_that_do_not_say_which_they_are_arrive_once_too(tmp_path: Path)
             forwarder.start()
         wait_until(lambda: log.consumers()["forward"].lag_records == 0, what=forwarder.stuck)
         assert written(out).splitlines() == payloads
-        assert len(list(tmp_path.glob("out.0*.ndjson"))) > 3
+        assert len(list(tmp_path.glob("out.0*.ndjson"))) >= 3
 
 
 def written(path: Path) -> bytes:
