@@ -12,11 +12,13 @@ A sink is anything with `send(batch)`; a plain function will do. Beside `send` i
 - `same_batches = True`: the far end drops repeats by a key of the batch, so a batch of which nobody knows whether it
   arrived must come again as it was, even after a kill: see `Forwarder`, `batch_file`.
 - `begin(batch)` and `finish() -> int`, beside `resume_point`: then several batches are under way, and `send` is not
-  called. `begin` gives a batch to the client, and does not wait for the far end to have it; if it fails, what was begun
-  before is finished, and the far end asked, before that batch is begun again. `finish` waits until the far end has the
-  oldest batch that was begun, and returns how many of them it has by then. It may raise whatever `send` may, about the
-  oldest. Whatever was begun is forgotten, or settled, when the far end is asked. Only for a far end that leaves out
-  whatever follows a record that it did not take: else there would be holes.
+  called. `begin` gives a batch to the client, and does not wait for the far end to have all of it; if it fails, what
+  was begun before is finished, and the far end asked, before that batch is begun again. `finish` waits until the far
+  end has the oldest batch that was begun, and returns how many of them it has by then. It may raise whatever `send`
+  may, about the oldest. Whatever was begun is forgotten, or settled, when the far end is asked. What is confirmed is
+  acknowledged for up to three batches at once, so a crash may bring them again, unless `resume_point` tells that they
+  are there. Only for a far end that leaves out whatever follows a record that it did not take: else there would be
+  holes.
 - `close()`, which gives connections back. Whoever made the sink calls it.
 """
 

@@ -129,7 +129,10 @@ class KafkaSink:
         if self._writer is None:
             place = self._at.target, self._partition
             self._writer = _Writer(self._library, self._writing, place, self._max_bytes, self._clock)
-        first, last = (batch[0].offset, batch[-1].offset) if batch else (0, -1)
+        # What was below the newest already was told apart before, and stays as doubtful as it was.
+        first, last = self._newest + 1, self._newest
+        if batch:
+            first, last = max(first, batch[0].offset), batch[-1].offset
         try:
             self._write(self._writer, batch, deadline)
         except BaseException:

@@ -399,6 +399,20 @@ def test_p5_a_hole_below_what_is_there_is_found_and_filled(fake: FakeKafka, batc
     assert sink.resume_point() == 3, "no doubt is left"
 
 
+def test_a_delayed_message_that_failed_casts_no_doubt_on_all_that_passed_it(fake: FakeKafka, batch: list[Any]) -> None:
+    """Only the last records of a partition are looked through: what is far below them would come again."""
+    log_id = batch[0].origin.log_id
+    fake.partition = [[("seglog-id", f"{log_id}:{offset}")] for offset in range(100)]
+    sink: Any = open_sink("kafka://broker/events", timeout=0.1)
+    sink.attach(log_id)
+    assert sink.resume_point() == 100
+    fake.silent, fake.outcome = False, FakeError("INVALID_RECORD")
+    with pytest.raises(SinkError, match="INVALID_RECORD"):
+        sink.send([batch[1], batch[0]._replace(offset=100)])
+    assert fake.written == [b"1"], "the delayed one is there"
+    assert sink.resume_point() == 100
+
+
 def test_p5_after_a_failure_it_is_read_what_was_stored_before(fake: FakeKafka, batch: list[Any]) -> None:
     sink: Any = open_sink("kafka://broker/events", timeout=0.01)
     for message in batch:
